@@ -1,0 +1,139 @@
+# `make help` lists the commands. Each one sets up what it needs.
+
+PYTHON ?= python3
+# quick trains for about a minute, full until the agent wins.
+BUDGET ?= quick
+# What .venv is installed from. requirements-dev.in takes the newest releases instead.
+REQUIREMENTS ?= requirements-dev.txt
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+export PYTHONUTF8 := 1
+export PONG_BUDGET := $(BUDGET)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The build says what is wrong itself; these two only repeat known news about tools.
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+export JUPYTER_PLATFORM_DIRS := 1
+
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+VENV := .venv/installed
+
+HTML := _build/html
+NOTEBOOKS = $(shell grep -l "^kernelspec:" content/*.md)
+
+.PHONY: help
+help: ## list the commands
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  BUDGET=full after make book trains until the agent wins; PYTHON=... picks a Python."
+
+.PHONY: book
+book: $(VENV) ## execute the notebooks and build the HTML pages
+# The cache knows the text of the notebooks it has executed, but not their budget.
+	@[ "$$(cat _build/budget 2>/dev/null)" = $(BUDGET) ] || rm -rf _build
+	@mkdir -p _build && echo $(BUDGET) >_build/budget
+	@$(BIN)/jupyter-book build . -n -W --keep-going
+	@echo
+	@echo "The book is in $(HTML): open index.html there, or serve it:"
+	@echo "  $(BIN)/python -m http.server --directory $(HTML) 8000"
+	@echo "and open http://localhost:8000"
+
+.PHONY: test
+test: $(VENV) system-packages ## run every check
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+.PHONY: lab
+lab: $(VENV) ## open the notebooks in JupyterLab, on the full budget
+	@env -u PONG_BUDGET $(BIN)/jupyter lab --notebook-dir=content
+
+.PHONY: notebooks
+notebooks: $(VENV) ## run the .md files and refresh the .ipynb beside them
+	@for source in $(NOTEBOOKS); do \
+	    echo "$$source"; \
+	    $(BIN)/jupytext --quiet --to ipynb --output "$${source%.md}.new.ipynb" --execute "$$source"; \
+	    $(BIN)/nbstripout "$${source%.md}.new.ipynb"; \
+	    mv "$${source%.md}.new.ipynb" "$${source%.md}.ipynb"; \
+	done
+
+.PHONY: format
+format: $(VENV) ## format the code in tests and notebooks
+	@$(BIN)/ruff format tests
+	@$(BIN)/ruff check --fix --quiet tests
+	@$(BIN)/jupytext --quiet --pipe "ruff format -" $(NOTEBOOKS)
+
+.PHONY: picture
+picture: $(VENV) ## redraw the picture of README.md with the functions of the chapter
+	@$(BIN)/python -m pytest tests/test_picture.py --mpl-generate-path=content/images
+
+.PHONY: alone
+alone: ## run each notebook alone in an empty folder, with PYTHON as it is
+	@for notebook in content/*.ipynb; do \
+	    folder=$$(mktemp -d); \
+	    cp "$$notebook" "$$folder"; \
+	    echo "$$notebook"; \
+	    (cd "$$folder" && $(PYTHON) -m nbconvert --to notebook --execute --inplace *.ipynb); \
+	    rm -r "$$folder"; \
+	done
+
+.PHONY: binder
+binder: $(VENV) ## build the image that Binder would build (needs Docker)
+	@$(BIN)/jupyter-repo2docker --no-run .
+
+.PHONY: linkcheck
+linkcheck: $(VENV) ## check that links to other sites still work (needs the internet)
+	@$(BIN)/jupyter-book build . --builder linkcheck
+
+.PHONY: lock
+lock: $(VENV) ## make requirements*.txt from requirements*.in, with the newest releases
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --custom-compile-command "make lock" --output-file requirements-dev.txt requirements-dev.in
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --custom-compile-command "make lock" --constraint requirements-dev.txt \
+	    --output-file requirements.txt requirements.in
+
+.PHONY: repository
+repository: $(VENV) ## set the project's address everywhere: make repository URL=https://github.com/you/pong
+	@test -n "$(URL)" || { echo "say which: make repository URL=https://github.com/you/pong"; exit 2; }
+	@old=$$($(BIN)/python -c 'import yaml; print(yaml.safe_load(open("_config.yml"))["repository"]["url"])'); \
+	sed -i.bak "s|$${old#https://github.com/}|$(URL:https://github.com/%=%)|g" _config.yml README.md; \
+	rm -f _config.yml.bak README.md.bak
+
+.PHONY: clean
+clean: ## remove what the commands made, and .venv
+	rm -rf _build .venv content/video .pytest_cache .ruff_cache
+	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+# Set-up, used by the commands above.
+
+$(VENV): $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.13 ..."; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory apt PACKAGES=python3-venv
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@echo "Installing $(REQUIREMENTS) into .venv ..."
+	@$(BIN)/python -m pip install --quiet $(if $(filter %.txt,$<),--require-hashes) --requirement $<
+	@rm -rf _build  # made with other versions
+	@touch $@
+
+# Debian and Ubuntu: a virtual screen (apt.txt) and a browser for the tests. On other
+# systems the tests use the browser that is there.
+.PHONY: system-packages
+system-packages:
+	@if command -v apt-get >/dev/null && ! { command -v Xvfb && command -v chromium; } >/dev/null; then \
+	    $(MAKE) --no-print-directory apt PACKAGES="$$(grep -v '^#' apt.txt | tr '\n' ' ') chromium"; \
+	fi
+
+.PHONY: apt
+apt:
+	@command -v apt-get >/dev/null || { echo "please install $(PACKAGES) with your system's package manager"; exit 2; }
+	@sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	echo "Installing $(PACKAGES) with apt-get ..."; \
+	$$sudo apt-get update -qq; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null
