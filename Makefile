@@ -57,7 +57,7 @@ notebooks: $(VENV) ## run the .md files and refresh the .ipynb beside them
 	@for source in $(NOTEBOOKS); do \
 	    echo "$$source"; \
 	    $(BIN)/jupytext --quiet --to ipynb --output "$${source%.md}.new.ipynb" --execute "$$source"; \
-	    $(BIN)/nbstripout "$${source%.md}.new.ipynb"; \
+	    $(BIN)/nbstripout --extra-keys metadata.language_info.version "$${source%.md}.new.ipynb"; \
 	    mv "$${source%.md}.new.ipynb" "$${source%.md}.ipynb"; \
 	done
 

@@ -1,0 +1,76 @@
+"""What the tests share: the project's files, the notebooks' functions, the book."""
+
+import ast
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import jupytext
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(
+    path
+    for path in (ROOT / "content").glob("*.md")
+    if path.read_text(encoding="utf-8").startswith("---\njupytext:")
+)
+
+
+def notebook_functions(source):
+    """Return what a notebook's import statements, functions and classes define.
+
+    Parameters
+    ----------
+    source : pathlib.Path
+        The .md file of the notebook.
+
+    Returns
+    -------
+    types.SimpleNamespace
+
+    Notes
+    -----
+    No other statement of the notebook runs, so a function that reads one of
+    the notebook's variables fails here with a NameError.
+    """
+    namespace = {"__name__": source.stem}
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+    for cell in jupytext.read(source).cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(cell.source)
+            tree.body = [node for node in tree.body if isinstance(node, kinds)]
+            exec(compile(tree, str(source), "exec"), namespace)
+    ale_py = namespace["ale_py"]
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    namespace["gym"].register_envs(ale_py)
+    return SimpleNamespace(**namespace)
+
+
+@pytest.fixture(scope="session")
+def chapter():
+    """Return the functions of the first chapter."""
+    return notebook_functions(ROOT / "content" / "pong-from-pixels.md")
+
+
+@pytest.fixture(scope="session")
+def config():
+    """Return the settings of the book."""
+    return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def book():
+    """Build the book with the command of the README, and return its HTML folder."""
+    done = subprocess.run(
+        ["make", "book"],
+        cwd=ROOT,
+        env={**os.environ, "MAKEFLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    return SimpleNamespace(html=ROOT / "_build" / "html", log=done.stdout)
