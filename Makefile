@@ -98,11 +98,12 @@ lock: $(VENV) ## make requirements*.txt from requirements*.in, with the newest r
 	    --output-file requirements.txt requirements.in
 
 .PHONY: repository
-repository: $(VENV) ## set the project's address everywhere: make repository URL=https://github.com/you/pong
-	@test -n "$(URL)" || { echo "say which: make repository URL=https://github.com/you/pong"; exit 2; }
-	@old=$$($(BIN)/python -c 'import yaml; print(yaml.safe_load(open("_config.yml"))["repository"]["url"])'); \
-	sed -i.bak "s|$${old#https://github.com/}|$(URL:https://github.com/%=%)|g" _config.yml README.md; \
-	rm -f _config.yml.bak README.md.bak
+repository: ## set the project's address everywhere: make repository URL=https://github.com/you/pong
+	@echo "$(URL)" | grep -Eq '^https://github.com/[^/ ]+/[^/ ]+$$' || \
+	    { echo "say which: make repository URL=https://github.com/you/pong"; exit 2; }
+	@old=$$(sed -n 's|^  url: https://github.com/||p' _config.yml); new="$(URL)"; \
+	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml README.md; \
+	rm _config.yml.bak README.md.bak
 
 .PHONY: clean
 clean: ## remove what the commands made, and .venv

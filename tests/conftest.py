@@ -60,13 +60,12 @@ def config():
     return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="session")
-def book():
-    """Build the book with the command of the README, and return its HTML folder."""
+def build_book():
+    """Build the book with the command of the README; return its folder and log."""
     done = subprocess.run(
         ["make", "book"],
         cwd=ROOT,
-        env={**os.environ, "MAKEFLAGS": ""},
+        env={**os.environ, "MAKEFLAGS": "", "BUDGET": "quick"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -74,3 +73,9 @@ def book():
     )
     assert done.returncode == 0, done.stdout[-5000:]
     return SimpleNamespace(html=ROOT / "_build" / "html", log=done.stdout)
+
+
+@pytest.fixture(scope="session")
+def book():
+    """Return the HTML folder of the book, built now, and the log of the build."""
+    return build_book()

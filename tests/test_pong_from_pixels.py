@@ -26,7 +26,9 @@ def numerical_gradient(objective, model, step=1e-6):
     gradient = {name: np.zeros_like(w) for name, w in model.items()}
     for name, weights in model.items():
         for index in np.ndindex(weights.shape):
-            above, below = ({k: w.copy() for k, w in model.items()} for _ in "ab")
+            above, below = (
+                {k: w.copy() for k, w in model.items()} for _ in "ab"
+            )
             above[name][index] += step
             below[name][index] -= step
             gradient[name][index] = (objective(above) - objective(below)) / (
@@ -276,10 +278,13 @@ class ShortPong:
 
 
 def test_an_episode_holds_what_happened(chapter):
-    env, model = ShortPong(), chapter.initialize_model(
-        6400, 5, np.random.default_rng(0)
+    env, model = (
+        ShortPong(),
+        chapter.initialize_model(6400, 5, np.random.default_rng(0)),
     )
-    episode = chapter.play_episode(env, model, np.random.default_rng(1), seed=9)
+    episode = chapter.play_episode(
+        env, model, np.random.default_rng(1), seed=9
+    )
     assert env.resets == [9]
     np.testing.assert_array_equal(episode.rewards, ShortPong.rewards)
     assert not episode.inputs[0].any()
@@ -353,7 +358,9 @@ def test_running_mean(chapter):
 
 
 def test_seeded_games_repeat(chapter):
-    model = chapter.initialize_model(6400, 200, np.random.default_rng(12288743))
+    model = chapter.initialize_model(
+        6400, 200, np.random.default_rng(12288743)
+    )
 
     def play(seed):
         env = chapter.make_pong()
@@ -366,9 +373,9 @@ def test_seeded_games_repeat(chapter):
     first, second, other = play(5), play(5), play(6)
     for a, b in zip(first, second):
         np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(first.rewards, other.rewards) or not np.array_equal(
-        first.inputs, other.inputs
-    )
+    assert not np.array_equal(
+        first.rewards, other.rewards
+    ) or not np.array_equal(first.inputs, other.inputs)
 
 
 def test_what_the_chapter_says_about_the_actions(chapter):
@@ -525,10 +532,8 @@ def test_cells_are_short():
             continue  # set-up, diagrams, solutions
         lines = cell.source.splitlines()
         for node in functions(ast.parse(cell.source)):
-            doc = node.body[0]
-            lines[doc.lineno - 1 : doc.end_lineno] = [""] * (
-                doc.end_lineno - doc.lineno + 1
-            )
+            head = slice(node.lineno - 1, node.body[0].end_lineno)
+            lines[head] = [""] * len(lines[head])  # signature and docstring
         code = [s for s in lines if s.strip() and s.strip()[0] != "#"]
         assert len(code) <= 25, cell.source
 

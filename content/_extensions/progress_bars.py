@@ -1,7 +1,7 @@
-"""Sphinx extension: show the last state of a progress bar, as a terminal does.
+"""Sphinx extension: show the last state of a progress bar, as terminals do.
 
-MyST-NB joins the pieces of an output stream with line breaks, so each update of
-a progress bar gets a line of its own. nbconvert joins them as they came, and
+MyST-NB joins the pieces of a stream with line breaks, so that each update of a
+progress bar gets a line of its own. nbconvert joins them as they came, and
 obeys the carriage returns.
 """
 
@@ -27,6 +27,6 @@ def coalesce_streams(outputs):
 
 
 def setup(app):
-    """Put `coalesce_streams` in the place of MyST-NB's function of that name."""
+    """Put `coalesce_streams` in the place of MyST-NB's own function."""
     render.coalesce_streams = coalesce_streams
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,220 @@
+"""The built book: complete, without warnings, and with links that lead somewhere."""
+
+import re
+from urllib.parse import unquote, urlsplit
+
+import jupytext
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from conftest import ROOT, SOURCES, build_book
+from jupyter_cache import get_cache
+
+
+def toc_pages():
+    """Return the pages of the table of contents, in its order, without suffix."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"]] + [
+        chapter["file"]
+        for part in toc["parts"]
+        for chapter in part["chapters"]
+    ]
+
+
+PAGES = toc_pages()
+NOTEBOOKS = [path.relative_to(ROOT).with_suffix("") for path in SOURCES]
+
+
+@pytest.fixture(scope="module")
+def pages(book):
+    """Return the parsed HTML of each page."""
+    return {
+        page: BeautifulSoup(
+            (book.html / f"{page}.html").read_text(encoding="utf-8"),
+            "html.parser",
+        )
+        for page in PAGES
+    }
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def executed(request, book, pages):
+    """Return the name, the parsed page and the executed cells of a notebook."""
+    name = request.param.as_posix()
+    cache = get_cache(ROOT / "_build" / ".jupyter_cache")
+    source = jupytext.read(ROOT / f"{name}.md")
+    _, notebook = cache.merge_match_into_notebook(source)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return name, pages[name], cells
+
+
+def test_every_page_is_in_the_table_of_contents():
+    written = {
+        path.relative_to(ROOT).with_suffix("").as_posix()
+        for path in (ROOT / "content").glob("*.md")
+    }
+    assert written == set(PAGES)
+
+
+def test_book_builds_without_a_warning(book):
+    assert "build succeeded" in book.log
+    assert "WARNING" not in book.log
+    assert str(book.html.relative_to(ROOT)) in book.log.replace("\\", "/")
+
+
+def test_nothing_is_done_twice(book):
+    """The fixture has built the book, so a second run finds nothing to do."""
+    again = build_book()
+    assert "no targets are out of date" in again.log
+    assert "Executing notebook" not in again.log
+
+
+def test_every_page_has_its_title_and_text(pages):
+    titles = {soup.h1.get_text() for soup in pages.values()}
+    assert len(titles) == len(PAGES)
+    for page, soup in pages.items():
+        assert len(soup.article.get_text()) > 300, page
+
+
+def test_every_code_cell_has_its_output(executed):
+    _, soup, cells = executed
+    shown = soup.select("article div.cell")
+    assert len(shown) == len(cells) > 0
+    for html, cell in zip(shown, cells):
+        assert cell.execution_count, cell.source
+        outputs = bool(cell.outputs)
+        assert bool(html.select_one(".cell_output")) == outputs, cell.source
+        assert bool(html.select_one(".cell_input")), cell.source
+
+
+def test_no_error_reached_a_page(executed, book):
+    name, soup, cells = executed
+    assert "Traceback" not in soup.article.get_text()
+    assert not soup.select(".traceback, .stderr, .system-message")
+    kinds = {output.output_type for cell in cells for output in cell.outputs}
+    assert "error" not in kinds
+    assert not list((book.html / "reports").glob("**/*.log")), name
+
+
+def test_progress_bars_show_their_last_state(executed):
+    _, soup, cells = executed
+    bars = [
+        html.get_text()
+        for html, cell in zip(soup.select("article div.cell"), cells)
+        if "%|" in "".join(o.get("text", "") for o in cell.outputs)
+    ]
+    assert bars
+    for text in bars:
+        assert text.count("%|") == 1
+        assert "100%|" in text
+
+
+def test_pictures_have_a_text(pages):
+    for page, soup in pages.items():
+        for image in soup.article.find_all("img"):
+            text = image.get("alt", "")
+            assert len(text) > 40, (page, image.get("src"))
+            assert "_images" not in text
+
+
+def test_videos_can_be_controlled_and_have_a_text(executed):
+    _, soup, _ = executed
+    videos = soup.article.find_all("video")
+    assert videos
+    for video in videos:
+        assert video.has_attr("controls")
+        assert video.has_attr("muted")
+        assert len(video["aria-label"]) > 40
+
+
+def test_internal_links_lead_somewhere(book):
+    soups = {
+        path.resolve(): BeautifulSoup(
+            path.read_text(encoding="utf-8"), "html.parser"
+        )
+        for path in book.html.glob("**/*.html")
+        if "_static" not in path.parts
+    }
+    checked = 0
+    for path, soup in soups.items():
+        links = [(a["href"], a) for a in soup.find_all("a", href=True)]
+        links += [(i["src"], i) for i in soup.find_all("img", src=True)]
+        for link, tag in links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc or link in ("#", ""):
+                continue
+            target = path
+            if parts.path:
+                target = (path.parent / unquote(parts.path)).resolve()
+            assert target.exists(), (path.name, link)
+            if parts.fragment and target in soups and tag.name == "a":
+                anchor = unquote(parts.fragment)
+                found = soups[target].find(id=anchor)
+                assert found is not None, (path.name, link)
+            checked += 1
+    assert checked > 100
+
+
+def test_citations_and_terms_are_links(pages):
+    for page in ("content/pong-from-pixels", "content/rl-background"):
+        article = pages[page].article
+        cited = article.select('a[href*="references.html#"], a[href^="#id"]')
+        assert len(cited) > 15, page
+        assert len(article.select('a[href*="glossary.html#term-"]')) > 15, page
+    for page, soup in pages.items():
+        text = soup.article.get_text()
+        assert not re.search(r"\{(term|cite|doc|eq)[:}]|\[\?\]", text), page
+
+
+def test_bibliography_is_cited_and_found_in_the_world():
+    bib = (ROOT / "content" / "references.bib").read_text(encoding="utf-8")
+    entries = re.findall(
+        r"^@\w+\{(\w+),(.*?)^\}", bib, re.MULTILINE | re.DOTALL
+    )
+    sources = "".join(
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "content").glob("*.md")
+    )
+    roles = re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", sources)
+    cited = {key.strip() for role in roles for key in role.split(",")}
+    assert {key for key, _ in entries} == cited
+    for key, fields in entries:
+        assert re.search(r"^\s*(doi|url)\s*=", fields, re.MULTILINE), key
+
+
+def test_glossary_defines_the_terms_of_the_syllabus(pages):
+    terms = {
+        dt["id"] for dt in pages["content/glossary"].select("dl.glossary dt")
+    }
+    for term in (
+        "environment", "episode", "action", "reward", "state", "observation",
+        "policy", "return", "cumulative-reward", "value-function", "action-value",
+        "discount-factor", "trajectory", "on-policy", "policy-gradient",
+        "gradient-ascent", "advantage", "baseline", "logit", "batch",
+        "learning-rate", "optimizer",
+    ):  # fmt: skip
+        assert f"term-{term}" in terms
+
+
+def test_launch_buttons_open_the_notebook(executed, config):
+    name, soup, _ = executed
+    repository, branch = (
+        config["repository"][key] for key in ("url", "branch")
+    )
+    owner_and_name = repository.removeprefix("https://github.com/")
+    links = [a["href"] for a in soup.select(".header-article-items a[href]")]
+    binder = [
+        link for link in links if link.startswith("https://mybinder.org")
+    ]
+    colab = [link for link in links if "colab.research.google.com" in link]
+    assert binder == [
+        f"https://mybinder.org/v2/gh/{owner_and_name}/{branch}"
+        f"?urlpath=lab/tree/{name}.ipynb"
+    ]
+    assert colab == [
+        "https://colab.research.google.com/github/"
+        f"{owner_and_name}/blob/{branch}/{name}.ipynb"
+    ]
+    assert (ROOT / f"{name}.ipynb").exists()
+    downloads = [link for link in links if "_sources" in link]
+    assert {link.rsplit(".", 1)[-1] for link in downloads} == {"ipynb", "md"}

@@ -1,0 +1,153 @@
+"""The pages in a real browser: light and dark, on a desktop and on a phone."""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+
+import pytest
+from conftest import ROOT
+from playwright.sync_api import sync_playwright
+from test_book import PAGES
+
+SCREENSHOTS = ROOT / "_build" / "screenshots"
+ARGUMENTS = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-gpu",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves files without a word."""
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(book):
+    """Serve the book on this computer, and return its address."""
+    handler = functools.partial(Handler, directory=str(book.html))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start Debian's Chromium, or elsewhere the Chrome that is installed."""
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium")
+        choice = (
+            {"executable_path": chromium}
+            if chromium
+            else {"channel": "chrome"}
+        )
+        root = hasattr(os, "geteuid") and os.geteuid() == 0
+        # Chromium's sandbox does not work for root.
+        arguments = ARGUMENTS + ["--no-sandbox"] * root
+        browser = playwright.chromium.launch(args=arguments, **choice)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, site):
+    """Return a function that opens a page, and fails on errors and requests."""
+    contexts, problems = [], []
+
+    def open_page(page, width=1280, scheme="light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme
+        )
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on(
+            "console",
+            lambda m: problems.append(m.text) if m.type == "error" else None,
+        )
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("requestfailed", lambda r: problems.append(f"failed: {r.url}"))
+        tab.on(
+            "request",
+            lambda r: (
+                None
+                if r.url.startswith((site, "data:", "blob:"))
+                else problems.append(f"foreign: {r.url}")
+            ),
+        )
+        tab.goto(f"{site}/{page}.html", wait_until="load")
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("page", PAGES)
+def test_page_opens_cleanly_and_fits(visit, page, width, scheme):
+    tab = visit(page, width, scheme)
+    tab.wait_for_function("document.documentElement.dataset.theme")
+    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+    overflow = tab.evaluate(
+        "document.documentElement.scrollWidth - window.innerWidth"
+    )
+    assert overflow <= 0
+    broken = tab.evaluate(
+        "[...document.images].filter(i => i.loading !== 'lazy' && "
+        "!(i.complete && i.naturalWidth)).map(i => i.src)"
+    )
+    assert not broken
+    formulas = tab.locator("article .math").count()
+    tab.wait_for_function(
+        "n => document.querySelectorAll('article mjx-container').length >= n",
+        arg=formulas,
+    )
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    name = f"{page.rsplit('/')[-1]}-{scheme}-{width}.png"
+    tab.screenshot(path=SCREENSHOTS / name, full_page=True)
+
+
+def test_video_plays(visit):
+    tab = visit("content/pong-from-pixels")
+    video = tab.locator("video")
+    video.scroll_into_view_if_needed()
+    look = """video => {
+        const canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+        const context = canvas.getContext("2d");
+        context.drawImage(video, 0, 0);
+        const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
+        return [canvas.width, canvas.height, data.reduce((a, b, i) => (a * 31 + b) % 1000003, 7)];
+    }"""
+    video.evaluate("video => { video.currentTime = 5; return video.play(); }")
+    tab.wait_for_function("document.querySelector('video').currentTime > 5.3")
+    first = video.evaluate(look)
+    tab.wait_for_function("document.querySelector('video').currentTime > 6.5")
+    second = video.evaluate(look)
+    assert first[:2] == second[:2] == [160, 210]
+    assert first[2] != second[2]
+    assert video.evaluate("video => video.duration") > 30
+
+
+def test_solutions_unfold(visit):
+    tab = visit("content/pong-from-pixels")
+    solutions = tab.locator("details.hide", has_text="solution of exercise")
+    assert solutions.count() >= 5
+    for number in range(solutions.count()):
+        solution = solutions.nth(number)
+        code = solution.locator(".cell_input, pre").first
+        assert not code.is_visible()
+        solution.locator("summary").press("Enter")
+        assert code.is_visible()
+        assert solution.locator(".cell_output").inner_text().strip()
