@@ -57,7 +57,8 @@ notebooks: $(VENV) ## run the .md files and refresh the .ipynb beside them
 	@for source in $(NOTEBOOKS); do \
 	    echo "$$source"; \
 	    $(BIN)/jupytext --quiet --to ipynb --output "$${source%.md}.new.ipynb" --execute "$$source"; \
-	    $(BIN)/nbstripout --extra-keys metadata.language_info.version "$${source%.md}.new.ipynb"; \
+	    $(BIN)/nbstripout --keep-count \
+	        --extra-keys metadata.language_info.version "$${source%.md}.new.ipynb"; \
 	    mv "$${source%.md}.new.ipynb" "$${source%.md}.ipynb"; \
 	done
 
@@ -123,12 +124,14 @@ $(VENV): $(REQUIREMENTS)
 	@rm -rf _build  # made with other versions
 	@touch $@
 
-# Debian and Ubuntu: a virtual screen (apt.txt) and a browser for the tests. On other
-# systems the tests use the browser that is there.
+# Debian and Ubuntu: a virtual screen (apt.txt), and for the browser tests Chromium and
+# what Playwright's own driver needs. On other systems the tests use the Chrome that is there.
 .PHONY: system-packages
 system-packages:
-	@if command -v apt-get >/dev/null && ! { command -v Xvfb && command -v chromium; } >/dev/null; then \
-	    $(MAKE) --no-print-directory apt PACKAGES="$$(grep -v '^#' apt.txt | tr '\n' ' ') chromium"; \
+	@if command -v apt-get >/dev/null; then \
+	    packages="$$(grep -v '^#' apt.txt | tr '\n' ' ') libatomic1"; \
+	    command -v google-chrome >/dev/null || packages="$$packages chromium"; \
+	    dpkg -s $$packages >/dev/null 2>&1 || $(MAKE) --no-print-directory apt PACKAGES="$$packages"; \
 	fi
 
 .PHONY: apt

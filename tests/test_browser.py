@@ -42,14 +42,10 @@ def site(book):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Start Debian's Chromium, or elsewhere the Chrome that is installed."""
+    """Start Debian's Chromium, or else the Chrome that is installed."""
     with sync_playwright() as playwright:
-        chromium = shutil.which("chromium")
-        choice = (
-            {"executable_path": chromium}
-            if chromium
-            else {"channel": "chrome"}
-        )
+        path = shutil.which("chromium")
+        choice = {"executable_path": path} if path else {"channel": "chrome"}
         root = hasattr(os, "geteuid") and os.geteuid() == 0
         # Chromium's sandbox does not work for root.
         arguments = ARGUMENTS + ["--no-sandbox"] * root
