@@ -304,38 +304,61 @@ def test_actions_follow_their_probability(chapter):
     assert chapter.choose_action(0.0, rng) == (3, 0.0)
 
 
+def test_gradient_of_an_episode_weighs_choices_by_what_followed(chapter):
+    rng = np.random.default_rng(3)
+    model = chapter.initialize_model(12, 4, rng)
+    inputs = rng.standard_normal((6, 12))
+    _, hiddens = chapter.policy_forward(inputs, model)
+    rewards = np.array([0, 0, -1, 0, 0, 1.0])
+    pushes = rng.standard_normal(6)  # the y − p of each decision
+    episode = chapter.Episode(inputs, hiddens, pushes, rewards)
+    returns = brute_force_returns(rewards, 0.8)
+    advantages = (returns - returns.mean()) / returns.std()
+    expected = chapter.policy_backward(
+        inputs, hiddens, pushes * advantages, model
+    )
+    gradient = chapter.episode_gradient(episode, model, gamma=0.8)
+    for name in model:
+        np.testing.assert_allclose(gradient[name], expected[name], rtol=1e-12)
+
+
 def test_training_steps_once_per_batch(chapter):
     model = chapter.initialize_model(6400, 5, np.random.default_rng(0))
-    settings = {"learning_rate": 1e-3, "decay": 0.9, "gamma": 0.99}
+    before = {name: weights.copy() for name, weights in model.items()}
 
-    def train(max_episodes, batch_size):
+    def train(max_episodes):
         return chapter.train(
             ShortPong(), model, np.random.default_rng(1), 0,
-            max_episodes=max_episodes, batch_size=batch_size, **settings,
+            max_episodes=max_episodes, batch_size=3,
+            learning_rate=1e-3, decay=0.9, gamma=0.99,
         )  # fmt: skip
 
-    unchanged, history = train(2, 3)
-    for name, weights in model.items():
-        np.testing.assert_array_equal(unchanged[name], weights)
-    np.testing.assert_array_equal(history["returns"], [0, 0])
-    np.testing.assert_array_equal(history["decisions"], [5, 5])
-    once, _ = train(3, 3)
-    still_once, _ = train(5, 3)
-    for name, weights in model.items():
-        assert np.any(once[name] != weights)
-        np.testing.assert_array_equal(still_once[name], once[name])
-
-    # The one step is the sum of three episodes' gradients, all with the first weights.
+    # The same, written out: sums of three gradients, each one step.
     env, rng = ShortPong(), np.random.default_rng(1)
-    total = {name: 0.0 for name in model}
-    for _ in range(3):
-        episode = chapter.play_episode(env, model, rng)
-        for name, g in chapter.episode_gradient(episode, model, 0.99).items():
-            total[name] = total[name] + g
-    zeros = {name: np.zeros_like(w) for name, w in model.items()}
-    expected, _ = chapter.rmsprop_step(model, total, zeros, 1e-3, 0.9)
-    for name in model:
-        np.testing.assert_allclose(once[name], expected[name], rtol=1e-12)
+    cache = {name: np.zeros_like(w) for name, w in model.items()}
+    expected = [model]
+    for _ in range(2):
+        total = {name: 0.0 for name in model}
+        for _ in range(3):
+            episode = chapter.play_episode(env, expected[-1], rng)
+            gradient = chapter.episode_gradient(episode, expected[-1], 0.99)
+            total = {name: total[name] + gradient[name] for name in model}
+        after, cache = chapter.rmsprop_step(
+            expected[-1], total, cache, 1e-3, 0.9
+        )
+        expected.append(after)
+
+    for max_episodes, steps in ((2, 0), (3, 1), (5, 1), (6, 2)):
+        trained, history = train(max_episodes)
+        for name in model:
+            np.testing.assert_allclose(
+                trained[name], expected[steps][name], rtol=1e-12
+            )
+            if steps:
+                assert np.any(trained[name] != expected[steps - 1][name])
+            np.testing.assert_array_equal(model[name], before[name])
+        np.testing.assert_array_equal(history["returns"], [0] * max_episodes)
+        np.testing.assert_array_equal(history["decisions"], [5] * max_episodes)
 
 
 def test_running_mean(chapter):
@@ -402,7 +425,8 @@ def test_what_the_chapter_says_about_the_actions(chapter):
 def test_recording_needs_no_screen(chapter, tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    env = chapter.make_pong(video_folder=str(tmp_path), name_prefix="game")
+    folder = tmp_path / "video"
+    env = chapter.make_pong(video_folder=str(folder), name_prefix="game")
     env.reset(seed=0)
     shown = [env.render()]
     for _ in range(40):
@@ -410,7 +434,7 @@ def test_recording_needs_no_screen(chapter, tmp_path, monkeypatch):
         shown.append(env.render())
     env.close()
 
-    (path,) = tmp_path.iterdir()
+    (path,) = folder.iterdir()
     assert path.name == "game-episode-0.mp4"
     n_frames, seconds = count_frames_and_secs(str(path))
     assert n_frames == len(shown)
