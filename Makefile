@@ -7,7 +7,6 @@ BUDGET ?= quick
 REQUIREMENTS ?= requirements-dev.txt
 
 SHELL := bash
-.SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -50,11 +49,12 @@ test: $(VENV) system-packages ## run every check
 
 .PHONY: lab
 lab: $(VENV) ## open the notebooks in JupyterLab, on the full budget
-	@env -u PONG_BUDGET $(BIN)/jupyter lab --notebook-dir=content
+	@env -u PONG_BUDGET $(BIN)/jupyter lab --notebook-dir=content \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS)
 
 .PHONY: notebooks
 notebooks: $(VENV) ## run the .md files and refresh the .ipynb beside them
-	@for source in $(NOTEBOOKS); do \
+	@set -e; for source in $(NOTEBOOKS); do \
 	    echo "$$source"; \
 	    $(BIN)/jupytext --quiet --to ipynb --output "$${source%.md}.new.ipynb" --execute "$$source"; \
 	    $(BIN)/nbstripout --keep-count \
@@ -74,7 +74,7 @@ picture: $(VENV) ## redraw the picture of README.md with the functions of the ch
 
 .PHONY: alone
 alone: ## run each notebook alone in an empty folder, with PYTHON as it is
-	@for notebook in content/*.ipynb; do \
+	@set -e; for notebook in content/*.ipynb; do \
 	    folder=$$(mktemp -d); \
 	    cp "$$notebook" "$$folder"; \
 	    echo "$$notebook"; \
@@ -100,9 +100,9 @@ lock: $(VENV) ## make requirements*.txt from requirements*.in, with the newest r
 
 .PHONY: repository
 repository: ## set the project's address everywhere: make repository URL=https://github.com/you/pong
-	@echo "$(URL)" | grep -Eq '^https://github.com/[^/ ]+/[^/ ]+$$' || \
+	@set -e; echo "$(URL)" | grep -Eq '^https://github.com/[^/ ]+/[^/ ]+$$' || \
 	    { echo "say which: make repository URL=https://github.com/you/pong"; exit 2; }
-	@old=$$(sed -n 's|^  url: https://github.com/||p' _config.yml); new="$(URL)"; \
+	@set -e; old=$$(sed -n 's|^  url: https://github.com/||p' _config.yml); new="$(URL)"; \
 	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml README.md; \
 	rm _config.yml.bak README.md.bak
 
@@ -128,7 +128,7 @@ $(VENV): $(REQUIREMENTS)
 # what Playwright's own driver needs. On other systems the tests use the Chrome that is there.
 .PHONY: system-packages
 system-packages:
-	@if command -v apt-get >/dev/null; then \
+	@set -e; if command -v apt-get >/dev/null; then \
 	    packages="$$(grep -v '^#' apt.txt | tr '\n' ' ') libatomic1"; \
 	    command -v google-chrome >/dev/null || packages="$$packages chromium"; \
 	    dpkg -s $$packages >/dev/null 2>&1 || $(MAKE) --no-print-directory apt PACKAGES="$$packages"; \
@@ -137,7 +137,7 @@ system-packages:
 .PHONY: apt
 apt:
 	@command -v apt-get >/dev/null || { echo "please install $(PACKAGES) with your system's package manager"; exit 2; }
-	@sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	@set -e; sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	echo "Installing $(PACKAGES) with apt-get ..."; \
 	$$sudo apt-get update -qq; \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null
