@@ -1,0 +1,27 @@
+"""Write down which files a Python process writes, and to whom it talks.
+
+Python imports this module when its folder is on PYTHONPATH. The tests of the
+environments put it there for the kernel of a notebook.
+"""
+
+import os
+import sys
+
+_LOG = os.open(os.environ["AUDIT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def _write_down(event, arguments):
+    if event == "open":
+        path, _, flags = arguments
+        if isinstance(path, str | bytes) and (flags or 0) & _WRITES:
+            path = os.path.abspath(os.fsdecode(path))
+            os.write(_LOG, f"write {path}\n".encode())
+    elif event in ("os.mkdir", "os.rename"):
+        path = os.path.abspath(os.fsdecode(arguments[0]))
+        os.write(_LOG, f"write {path}\n".encode())
+    elif event == "socket.connect":
+        os.write(_LOG, f"connect {arguments[1]}\n".encode())
+
+
+sys.addaudithook(_write_down)

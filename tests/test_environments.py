@@ -1,0 +1,511 @@
+"""The notebooks where the readers are: Colab, Binder, servers, small machines."""
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import jupytext
+import nbformat
+import numpy as np
+import pytest
+from conftest import ROOT, SOURCES, notebook_functions
+from imageio_ffmpeg import count_frames_and_secs, read_frames
+from packaging.requirements import Requirement
+from PIL import Image
+from test_project import TOOLS, direct
+
+NOTEBOOKS = [path.with_suffix(".ipynb") for path in SOURCES]
+LINUX = sys.platform.startswith("linux")
+# Runs a command, and prints the memory of its largest process in MB.
+MEASURE = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print("peak MB", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+sys.exit(code)
+"""
+
+linux_only = pytest.mark.skipif(not LINUX, reason="a Linux server is meant")
+every_notebook = pytest.mark.parametrize(
+    "notebook", NOTEBOOKS, ids=lambda path: path.stem
+)
+
+
+@pytest.fixture(scope="module")
+def page():
+    """Return the functions of the page on videos."""
+    return notebook_functions(ROOT / "content" / "video-playback.md")
+
+
+def clean_environment(tmp_path, **changes):
+    """Return an environment without a screen, and with a home of its own."""
+    home, tmp = tmp_path / "home", tmp_path / "tmp"
+    for folder in (home, tmp):
+        folder.mkdir(exist_ok=True)
+    unwanted = (
+        "DISPLAY",
+        "JUPYTER",
+        "PONG_DISPLAY",
+        "PYTHON",
+        "WAYLAND",
+        "XDG",
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
+    return {
+        **env,
+        "HOME": str(home),
+        "TMPDIR": str(tmp),
+        "PONG_BUDGET": "quick",
+        "PYTHONUTF8": "1",
+        **changes,
+    }
+
+
+def run_alone(notebook, folder, env, python=sys.executable, prefix=()):
+    """Execute a copy of a notebook in a folder that holds nothing else of ours."""
+    folder.mkdir(exist_ok=True)
+    copy = folder / notebook.name
+    if not copy.exists():
+        shutil.copy(notebook, copy)
+    output = Path(env["HOME"]) / "executed"
+    command = [
+        *prefix, python, "-c", MEASURE, python, "-m", "nbconvert", "--execute",
+        "--to", "notebook", "--output-dir", str(output), str(copy),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command,
+        env=env,
+        cwd=Path(env["HOME"]),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    cells = nbformat.read(output / copy.name, as_version=4).cells
+    outputs = [o for c in cells if c.cell_type == "code" for o in c.outputs]
+    kinds = [o.get("name", o.output_type) for o in outputs]
+    assert "stderr" not in kinds, [
+        o.text for o in outputs if o.get("name") == "stderr"
+    ]
+    return SimpleNamespace(
+        report=next(o.text for o in outputs if o.get("name") == "stdout"),
+        html="".join(o.get("data", {}).get("text/html", "") for o in outputs),
+        pictures=sum("image/png" in o.get("data", {}) for o in outputs),
+        peak_mb=float(re.search(r"peak MB ([\d.]+)", done.stdout)[1]),
+    )
+
+
+def check_video(path):
+    """Decode a recording, and return its number of pictures."""
+    n_pictures, seconds = count_frames_and_secs(str(path))
+    assert abs(seconds - n_pictures / 15) < 0.2
+    reader = read_frames(str(path))
+    facts = next(reader)
+    assert facts["codec"] == "h264"
+    assert facts["pix_fmt"].startswith("yuv420p")
+    assert facts["size"] == (160, 210)
+    pictures = list(reader)
+    assert len(pictures) == n_pictures
+    assert len(set(pictures)) > n_pictures / 2
+    return n_pictures
+
+
+# The set-up cell
+
+
+def set_up_cells():
+    return {
+        source.name: next(
+            cell
+            for cell in jupytext.read(source).cells
+            if cell.cell_type == "code"
+        )
+        for source in SOURCES
+    }
+
+
+def test_set_up_cell_is_the_same_everywhere_and_folded():
+    cells = set_up_cells()
+    assert len({cell.source for cell in cells.values()}) == 1
+    for cell in cells.values():
+        assert "hide-input" in cell.metadata["tags"]
+
+
+def test_set_up_asks_for_what_the_lock_is_made_from(page):
+    (source,) = {cell.source for cell in set_up_cells().values()}
+    listed = re.search(r"REQUIREMENTS = (\(.*?\n\))", source, re.DOTALL)[1]
+    listed = {r.name: r for r in map(Requirement, eval(listed))}
+    required = direct("requirements.in")
+    # packaging does the comparison; Jupyter itself needs it.
+    assert set(listed) == set(required) - (TOOLS - {"moviepy"}) - {"packaging"}
+    for name, requirement in listed.items():
+        assert str(requirement.specifier) in str(required[name].specifier)
+
+
+def test_missing_packages(page):
+    assert page.missing_packages(["numpy>=2.1", "tqdm>=4"]) == []
+    wanted = ["numpy>=99", "no-such-package>=1", "tqdm>=4"]
+    assert page.missing_packages(wanted) == wanted[:2]
+
+
+def test_outside_colab_the_set_up_only_names_the_command(page, monkeypatch):
+    monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(RuntimeError) as caught:
+        page.install(["tqdm>=4", "no-such-package>=1"])
+    message = str(caught.value)
+    assert "Missing: tqdm>=4, no-such-package>=1" in message
+    assert f"{sys.executable} -m pip install" in message
+    assert "'no-such-package>=1'" in message
+
+
+def test_a_failed_installation_says_why(page, monkeypatch):
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "test")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(RuntimeError, match="no-such-package"):
+        page.install(["no-such-package>=1"])
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("env", "report"),
+    [
+        ({"DISPLAY": ":99"}, "your own screen"),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "your own screen"),
+        ({"PATH": "/nowhere"}, "no screen and no Xvfb"),
+        ({}, "virtual screen :"),
+    ],
+)
+def test_screen_is_started_only_where_there_is_none(tmp_path, env, report):
+    script = tmp_path / "script.py"
+    source = next(iter(set_up_cells().values())).source
+    script.write_text(
+        source
+        + "\nimport os\nbefore = os.environ.get('DISPLAY')"
+        + "\nprint(start_virtual_display())"
+        + "\nprint(os.environ.get('DISPLAY') == before)"
+        + "\nprint(os.environ['OPENBLAS_NUM_THREADS'])\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=clean_environment(tmp_path, **env),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    ready, again, same, threads = done.stdout.splitlines()
+    assert ready.startswith("Ready. Packages: complete. Display: ")
+    assert report in ready
+    assert again in ready  # the second call finds what the first has started
+    assert same == "True"
+    assert threads == os.environ.get("OPENBLAS_NUM_THREADS", "1")
+
+
+def test_a_screen_that_does_not_start_stops_nothing(
+    page, tmp_path, monkeypatch
+):
+    if not LINUX:
+        pytest.skip("Xvfb is for Linux")
+    broken = tmp_path / "Xvfb"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "PONG_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert "Xvfb did not start" in page.start_virtual_display()
+    assert "PONG_DISPLAY" not in os.environ
+
+
+def test_videos_go_where_one_may_write(page, tmp_path):
+    folder = str(tmp_path / "video")
+    assert page.writable_folder(folder) == folder
+    assert page.writable_folder(folder) == folder
+    (tmp_path / "file").touch()
+    other = page.writable_folder(str(tmp_path / "file" / "video"))
+    assert os.path.isdir(other)
+    os.rmdir(other)
+
+
+# Whole notebooks
+
+
+@linux_only
+@every_notebook
+def test_one_core_one_gigabyte_and_again_in_the_same_folder(
+    notebook, tmp_path
+):
+    env = clean_environment(tmp_path)
+    folder = tmp_path / "work"
+    (folder / "video").mkdir(parents=True)
+    old = folder / "video" / "of-an-older-run.mp4"
+    old.write_bytes(b"old")
+    os.utime(old, (0, 0))
+    for _ in range(2):
+        start = time.time()
+        run = run_alone(
+            notebook, folder, env, prefix=["taskset", "--cpu-list", "0"]
+        )
+        assert run.peak_mb < 1000
+        assert "virtual screen" in run.report
+        (recording,) = set((folder / "video").iterdir()) - {old}
+        assert recording.stat().st_mtime > start
+        assert check_video(recording) > 700
+        # What the page plays is what this run has recorded.
+        video = base64.b64encode(recording.read_bytes()).decode()
+        assert video in "".join(run.html.split())
+    assert {p.name for p in folder.iterdir()} == {notebook.name, "video"}
+
+
+@linux_only
+@every_notebook
+def test_without_xvfb_offline_and_writing_nowhere_else(notebook, tmp_path):
+    log = tmp_path / "log"
+    env = clean_environment(
+        tmp_path,
+        PATH=str(Path(sys.executable).parent),  # neither Xvfb nor xwininfo
+        PYTHONPATH=str(ROOT / "tests" / "audit"),
+        PYTHONDONTWRITEBYTECODE="1",
+        AUDIT_LOG=str(log),
+    )
+    run = run_alone(notebook, tmp_path / "work", env)
+    assert "no screen and no Xvfb" in run.report
+    events = [s.split(" ", 1) for s in log.read_text().splitlines()]
+    written = {what for kind, what in events if kind == "write"}
+    assert any(path.endswith(".ipynb") for path in written)
+    elsewhere = {
+        path
+        for path in written
+        if not Path(path).is_relative_to(tmp_path)
+        and not path.startswith(("/dev/", "/proc/"))
+    }
+    assert elsewhere == set()
+    talked_to = {what for kind, what in events if kind == "connect"}
+    assert all("127.0.0.1" in what for what in talked_to), talked_to
+
+
+@linux_only
+@every_notebook
+def test_read_only_folder(notebook, tmp_path):
+    env = clean_environment(tmp_path)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    shutil.copy(notebook, folder)
+    prefix = []
+    if os.geteuid() == 0:  # root may write everywhere, but not on such a mount
+        script = (
+            f"mount --bind {folder} {folder} && "
+            f'mount -o remount,bind,ro {folder} && exec "$@"'
+        )
+        prefix = ["unshare", "--mount", "sh", "-c", script, "sh"]
+        if subprocess.run([*prefix, "true"]).returncode:
+            pytest.skip("mounting is not allowed here")
+    else:
+        folder.chmod(0o555)
+    run = run_alone(notebook, folder, env, prefix=prefix)
+    assert [path.name for path in folder.iterdir()] == [notebook.name]
+    assert str(tmp_path / "tmp") in run.report
+    assert "data:video/mp4" in run.html
+
+
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory):
+    """Return a Python with the packages that Colab has, as it has them."""
+    if not LINUX or sys.version_info >= (3, 14):
+        pytest.skip(
+            "Colab is Linux with Python 3.13; its NumPy fits up to that"
+        )
+    folder = tmp_path_factory.mktemp("colab")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = str(folder / "bin" / "python")
+    constraints = ROOT / "tests" / "colab-constraints.txt"
+    packages = [
+        line.split("==")[0]
+        for line in constraints.read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
+    command = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "nbconvert",
+        *packages,
+    ]
+    subprocess.run([*command, "--constraint", str(constraints)], check=True)
+    return python
+
+
+def versions(python):
+    done = subprocess.run(
+        [python, "-m", "pip", "list", "--format", "freeze"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(line.split("==") for line in done.stdout.splitlines())
+
+
+@every_notebook
+def test_colab(notebook, tmp_path, colab):
+    """Each notebook alone, with Colab's packages; the first one adds some."""
+    # A package that is absent, and one that is too old.
+    remove = [colab, "-m", "pip", "uninstall", "--quiet", "--yes"]
+    subprocess.run([*remove, "pyvirtualdisplay"], check=True)
+    old = [colab, "-m", "pip", "install", "--quiet", "tqdm==4.65.0"]
+    subprocess.run(old, check=True)
+    before = versions(colab)
+    assert "PyVirtualDisplay" not in before
+
+    env = clean_environment(tmp_path, COLAB_RELEASE_TAG="release-colab")
+    first = run_alone(notebook, tmp_path / "first", env, python=colab)
+    assert "added pyvirtualdisplay>=3, tqdm>=4.66" in first.report
+    after = versions(colab)
+    changed = {k for k in before if before[k] != after.get(k)}
+    assert changed == {"tqdm"}
+    assert after["numpy"] == "2.1.3"
+    assert after["moviepy"] == "1.0.3"
+
+    # Complete now: nothing to add, so no network either.
+    env["PIP_NO_INDEX"] = "1"
+    second = run_alone(notebook, tmp_path / "second", env, python=colab)
+    assert "Packages: complete" in second.report
+    for run in ("first", "second"):
+        names = {p.name for p in (tmp_path / run).iterdir()}
+        assert names == {notebook.name, "video"}
+        (recording,) = (tmp_path / run / "video").iterdir()
+        check_video(recording)
+
+
+@every_notebook
+def test_plain_program(notebook, tmp_path):
+    """Run the chapter with the commands of README.md."""
+    env = clean_environment(tmp_path, MPLBACKEND="agg")
+    source = notebook.with_suffix(".md")
+    script = tmp_path / "pong.py"
+    jupytext_command = [sys.executable, "-m", "jupytext", "--to", "py:percent"]
+    for command in (
+        [*jupytext_command, str(source), "--output", str(script)],
+        [sys.executable, str(script)],
+    ):
+        done = subprocess.run(
+            command, env=env, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    (recording,) = (tmp_path / "video").iterdir()
+    check_video(recording)
+
+
+# The page on videos
+
+
+def test_recorder_loses_no_picture(page, tmp_path):
+    n_pictures = page.record_game(str(tmp_path / "video"), "game", seed=4)
+    (path,) = (tmp_path / "video").iterdir()
+    assert check_video(path) == n_pictures
+    facts = page.video_facts(path)
+    assert facts["pictures"] == n_pictures
+    assert (facts["codec"], facts["pixel_format"]) == ("h264", "yuv420p")
+
+
+def fake_video(path, when):
+    path.write_bytes(b"\0\0\0\x18ftypisom" + path.name.encode() + b"moov")
+    os.utime(path, (when, when))
+
+
+def test_any_video_can_be_shown(page, tmp_path):
+    for number, name in enumerate(("b", "c", "a & <b>")):
+        fake_video(tmp_path / f"{name}.mp4", 1000 + number)
+    for index, name in ((0, "b"), (1, "c"), (2, "a & <b>"), (-1, "a & <b>")):
+        shown = page.show_any_video(index, tmp_path).data
+        data = (tmp_path / f"{name}.mp4").read_bytes()
+        assert base64.b64encode(data).decode() in shown
+        assert page.html.escape(name) in shown
+        assert "<b>" not in shown
+        for word in (
+            "controls",
+            "muted",
+            "loop",
+            'height="400"',
+            "aria-label",
+        ):
+            assert word in shown
+    assert (
+        page.show_any_video(folder=tmp_path).data
+        == page.show_any_video(0, tmp_path).data
+    )
+
+
+def test_a_video_that_is_not_there_gets_a_clear_error(page, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no MP4 file; record"):
+        page.show_any_video(0, tmp_path)
+    with pytest.raises(FileNotFoundError, match="no MP4 file; record"):
+        page.show_any_video(0, tmp_path / "nowhere")
+    fake_video(tmp_path / "one.mp4", 1000)
+    fake_video(tmp_path / "two.mp4", 2000)
+    for index in (2, -3, 99):
+        with pytest.raises(IndexError, match=r"0: one\.mp4, 1: two\.mp4"):
+            page.show_any_video(index, tmp_path)
+    for data in (b"", b"text", b"\0\0\0\x18ftypisom"):
+        (tmp_path / "two.mp4").write_bytes(data)
+        with pytest.raises(ValueError, match=r"two\.mp4: not a complete MP4"):
+            page.show_any_video(-1, tmp_path)
+
+
+@linux_only
+def test_picture_proves_that_the_window_was_open(tmp_path):
+    notebook = ROOT / "content" / "video-playback.ipynb"
+    env = clean_environment(tmp_path)
+    run_alone(notebook, tmp_path / "work", env)
+    executed = Path(env["HOME"]) / "executed" / notebook.name
+    outputs = [
+        output
+        for cell in nbformat.read(executed, as_version=4).cells
+        for output in cell.get("outputs", [])
+    ]
+    texts = "".join(o.get("text", "") for o in outputs)
+    assert '"The Arcade Learning Environment"' in texts
+    (picture,) = (
+        o.data["image/png"]
+        for o in outputs
+        if "image/png" in o.get("data", {})
+    )
+    image = np.asarray(Image.open(BytesIO(base64.b64decode(picture))))
+    assert image.shape == (300, 400, 3)
+    colors = {tuple(c) for c in image.reshape(-1, 3)}
+    for color in ((144, 72, 17), (92, 186, 92), (213, 130, 74)):
+        assert color in colors  # the court and both paddles
+
+
+def test_page_explains_every_line(page):
+    text = (ROOT / "content" / "video-playback.md").read_text(encoding="utf-8")
+    apt = (ROOT / "apt.txt").read_text(encoding="utf-8").splitlines()
+    for package in (line for line in apt if line and line[0] != "#"):
+        assert f"| `apt.txt`: `{package}` |" in text
+    conda = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    lines = re.findall(r"^ *(?:- )?([\w-][\w .-]*)", conda, re.MULTILINE)
+    for name in {line.split("=")[0].strip() for line in lines}:
+        if name not in (
+            "pong-from-pixels",
+            "conda-forge",
+            "nodefaults",
+            "dependencies",
+        ):
+            assert f"| `environment.yml`: `{name}` |" in text, name
+    for path in (ROOT / "binder").iterdir():
+        if not path.is_symlink():
+            assert f"| `{path.name}` |" in text
+    source = next(iter(set_up_cells().values())).source
+    for name in re.findall(r"^def (\w+)", source, re.MULTILINE):
+        assert f"| `{name}` |" in text
