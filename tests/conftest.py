@@ -6,6 +6,9 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+# As the set-up cell of the notebooks does, before NumPy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jupytext
 import pytest
 import yaml

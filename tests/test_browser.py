@@ -114,8 +114,11 @@ def test_page_opens_cleanly_and_fits(visit, page, width, scheme):
     tab.screenshot(path=SCREENSHOTS / name, full_page=True)
 
 
-def test_video_plays(visit):
-    tab = visit("content/pong-from-pixels")
+@pytest.mark.parametrize(
+    "page", ["content/pong-from-pixels", "content/video-playback"]
+)
+def test_video_plays(visit, page):
+    tab = visit(page)
     video = tab.locator("video")
     video.scroll_into_view_if_needed()
     look = """video => {

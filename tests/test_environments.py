@@ -475,7 +475,7 @@ def test_picture_proves_that_the_window_was_open(tmp_path):
         for output in cell.get("outputs", [])
     ]
     texts = "".join(o.get("text", "") for o in outputs)
-    assert '"The Arcade Learning Environment"' in texts
+    assert "Open on the virtual screen: The Arcade Learning Env" in texts
     (picture,) = (
         o.data["image/png"]
         for o in outputs

@@ -1,17 +1,8 @@
 """The functions of the first chapter, as the notebook defines them."""
 
-import ast
-import builtins
-import dis
-import inspect
-
-import jupytext
 import numpy as np
 import pytest
-from conftest import ROOT
 from imageio_ffmpeg import count_frames_and_secs, read_frames
-
-SOURCE = ROOT / "content" / "pong-from-pixels.md"
 
 
 def random_frame(rng):
@@ -497,73 +488,3 @@ NAN = np.array([0.0, np.nan, 1.0])
 def test_bad_input_gets_a_clear_error(chapter, function, arguments, words):
     with pytest.raises(ValueError, match=words):
         getattr(chapter, function)(*arguments)
-
-
-# How the chapter is written
-
-
-def code_cells():
-    cells = jupytext.read(SOURCE).cells
-    return [cell for cell in cells if cell.cell_type == "code"]
-
-
-def functions(tree):
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return [node for node in tree.body if isinstance(node, kinds)]
-
-
-def test_functions_read_no_variable_of_the_notebook(chapter):
-    def global_names(code):
-        for instruction in dis.get_instructions(code):
-            if instruction.opname == "LOAD_GLOBAL":
-                yield instruction.argval
-            elif inspect.iscode(instruction.argval):
-                yield from global_names(instruction.argval)
-
-    own = [
-        value
-        for value in vars(chapter).values()
-        if inspect.isfunction(value) and value.__module__ == "pong-from-pixels"
-    ]
-    assert len(own) >= 15
-    for function in own:
-        for name in global_names(function.__code__):
-            value = getattr(chapter, name, getattr(builtins, name, None))
-            assert callable(value) or inspect.ismodule(value), (
-                f"{function.__name__} reads the variable {name}"
-            )
-
-
-def test_every_function_says_what_it_takes_and_returns():
-    for cell in code_cells():
-        for node in functions(ast.parse(cell.source)):
-            doc = ast.get_docstring(node)
-            assert doc, node.name
-            if "hide-cell" in cell.metadata.get("tags", []):
-                continue  # the solution of an exercise
-            if isinstance(node, ast.FunctionDef):
-                for section in ("Parameters\n-----", "Returns\n-----"):
-                    assert section in doc, (node.name, section)
-                for argument in node.args.args:
-                    assert argument.arg in doc, (node.name, argument.arg)
-                raises = any(isinstance(n, ast.Raise) for n in ast.walk(node))
-                assert not raises or "Raises\n---" in doc, node.name
-
-
-def test_cells_are_short():
-    for cell in code_cells():
-        if {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])):
-            continue  # set-up, diagrams, solutions
-        lines = cell.source.splitlines()
-        for node in functions(ast.parse(cell.source)):
-            head = slice(node.lineno - 1, node.body[0].end_lineno)
-            lines[head] = [""] * len(lines[head])  # signature and docstring
-        code = [s for s in lines if s.strip() and s.strip()[0] != "#"]
-        assert len(code) <= 25, cell.source
-
-
-def test_every_code_cell_follows_a_sentence():
-    cells = jupytext.read(SOURCE).cells
-    for before, cell in zip(cells, cells[1:]):
-        if cell.cell_type == "code":
-            assert before.cell_type == "markdown", cell.source

@@ -1,6 +1,7 @@
 """The files around the notebooks agree with each other."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -100,6 +101,21 @@ def test_notebooks_need_what_they_import_and_no_more():
     assert imported | TOOLS == set(direct("requirements.in"))
 
 
+def test_jupyterlab_opens_md_files_as_notebooks(tmp_path):
+    """What binder/postBuild runs does what it says."""
+    script = ROOT / "binder" / "postBuild"
+    bin_folder = os.path.dirname(sys.executable)
+    path = bin_folder + os.pathsep + os.environ["PATH"]
+    env = {**os.environ, "HOME": str(tmp_path), "PATH": path}
+    env.pop("JUPYTER_CONFIG_DIR", None)
+    done = run("bash", str(script), env=env)
+    assert done.returncode == 0, done.stdout
+    (settings,) = tmp_path.glob("**/default_setting_overrides.json")
+    viewers = json.loads(settings.read_text(encoding="utf-8"))
+    factories = viewers["@jupyterlab/docmanager-extension:plugin"]
+    assert factories["defaultViewers"]["markdown"] == "Jupytext Notebook"
+
+
 # Binder and conda
 
 
@@ -115,9 +131,12 @@ def test_conda_takes_the_lock():
 
 @pytest.mark.skipif(os.name == "nt", reason="git makes no links on Windows")
 def test_binder_links_to_the_files_at_the_root():
-    links = {path.name: path for path in (ROOT / "binder").iterdir()}
-    assert set(links) == {"apt.txt", "environment.yml", "requirements.txt"}
-    for name, link in links.items():
+    files = {path.name: path for path in (ROOT / "binder").iterdir()}
+    post_build = files.pop("postBuild")
+    assert not post_build.is_symlink()
+    assert os.access(post_build, os.X_OK)
+    assert set(files) == {"apt.txt", "environment.yml", "requirements.txt"}
+    for name, link in files.items():
         assert link.is_symlink()
         assert link.resolve() == ROOT / name
 
@@ -129,7 +148,13 @@ def test_binder_accepts_the_repository():
     )
     done = run(repo2docker, "--no-build", "--debug", str(ROOT))
     assert done.returncode == 0, done.stdout
+    assert "FROM docker.io/library/buildpack-deps" in done.stdout
+    environment = yaml.safe_load(read("environment.yml"))
+    assert "python=3.13" in environment["dependencies"]
+    assert "Building conda environment for python=3.13" in done.stdout
     assert '--file "binder/environment.yml"' in done.stdout
+    assert "./binder/postBuild" in done.stdout
+    assert re.search(r'CMD \["jupyter", "(lab|notebook)"', done.stdout)
     for package in read("apt.txt").splitlines():
         if package and not package.startswith("#"):
             assert re.search(rf"apt-get install .*\b{package}\b", done.stdout)
