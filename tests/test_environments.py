@@ -167,6 +167,21 @@ def test_outside_colab_the_set_up_only_names_the_command(page, monkeypatch):
     assert "'no-such-package>=1'" in message
 
 
+def test_in_colab_numpy_stays_as_it_is(page, monkeypatch):
+    commands = []
+
+    def run(command, **options):
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "test")
+    monkeypatch.setattr(subprocess, "run", run)
+    page.install(["tqdm>=4"])
+    ((*command, tqdm, numpy),) = commands
+    assert command == [sys.executable, "-m", "pip", "install", "--quiet"]
+    assert (tqdm, numpy) == ("tqdm>=4", f"numpy=={np.__version__}")
+
+
 def test_a_failed_installation_says_why(page, monkeypatch):
     monkeypatch.setenv("COLAB_RELEASE_TAG", "test")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
