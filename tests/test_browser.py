@@ -20,6 +20,16 @@ ARGUMENTS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 
+# The pictures whose height does not fit their width; their padding does not count.
+SQUASHED = """() => [...document.querySelectorAll("article img")].filter(image => {
+    const style = getComputedStyle(image);
+    const width = image.clientWidth - 2 * parseFloat(style.paddingLeft);
+    const height = image.clientHeight - 2 * parseFloat(style.paddingTop);
+    const shape = width / height;
+    const natural = image.naturalWidth / image.naturalHeight;
+    return Math.abs(shape / natural - 1) > 0.05;
+}).map(image => image.alt)"""
+
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Serves files without a word."""
@@ -104,6 +114,8 @@ def test_page_opens_cleanly_and_fits(visit, page, width, scheme):
         "!(i.complete && i.naturalWidth)).map(i => i.src)"
     )
     assert not broken
+    squashed = tab.evaluate(SQUASHED)
+    assert not squashed
     formulas = tab.locator("article .math").count()
     tab.wait_for_function(
         "n => document.querySelectorAll('article mjx-container').length >= n",

@@ -96,8 +96,7 @@ def test_notebooks_need_what_they_import_and_no_more():
         canonicalize_name(distributions[module][0])
         for module in modules - set(sys.stdlib_module_names)
     }
-    # The kernel brings these two with it, everywhere.
-    imported -= {"ipython", "matplotlib-inline"}
+    imported -= {"ipython"}  # the kernel brings it
     assert imported | TOOLS == set(direct("requirements.in"))
 
 
