@@ -1,7 +1,7 @@
 # `make help` lists the commands. Each one sets up what it needs.
 
 PYTHON ?= python3
-# quick trains for about a minute, full until the agent wins.
+# What the notebooks read as PONG_BUDGET: quick, for the tests and a first look, or full.
 BUDGET ?= quick
 # What .venv is installed from. requirements-dev.in takes the newest releases instead.
 REQUIREMENTS ?= requirements-dev.txt
@@ -13,9 +13,6 @@ SHELL := bash
 export PYTHONUTF8 := 1
 export PONG_BUDGET := $(BUDGET)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# The build says what is wrong itself; these two only repeat known news about tools.
-export PYDEVD_DISABLE_FILE_VALIDATION := 1
-export JUPYTER_PLATFORM_DIRS := 1
 
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
@@ -30,7 +27,7 @@ NOTEBOOKS = $(shell grep -l "^kernelspec:" content/*.md)
 .PHONY: help
 help: ## list the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  BUDGET=full after make book trains until the agent wins; PYTHON=... picks a Python."
+	@echo "  make book BUDGET=full runs the notebooks on the full budget; PYTHON=... picks a Python."
 
 .PHONY: book
 book: $(VENV) ## execute the notebooks and build the HTML pages

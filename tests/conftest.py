@@ -12,6 +12,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import jupytext
 import pytest
 import yaml
+from imageio_ffmpeg import count_frames_and_secs, read_frames
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
@@ -61,6 +62,31 @@ def chapter():
 def config():
     """Return the settings of the book."""
     return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+
+
+def check_video(path):
+    """Decode a recording of Pong, check it, and return its pictures.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+
+    Returns
+    -------
+    list of bytes
+        RGB, 160 × 210 pixels each.
+    """
+    n_pictures, seconds = count_frames_and_secs(str(path))
+    assert abs(seconds - n_pictures / 15) < 0.2
+    reader = read_frames(str(path))
+    facts = next(reader)
+    assert facts["codec"] == "h264"
+    assert facts["pix_fmt"].startswith("yuv420p")
+    assert facts["size"] == (160, 210)
+    pictures = list(reader)
+    assert len(pictures) == n_pictures
+    assert len(set(pictures)) > n_pictures / 2
+    return pictures
 
 
 def build_book():

@@ -15,8 +15,7 @@ import jupytext
 import nbformat
 import numpy as np
 import pytest
-from conftest import ROOT, SOURCES, notebook_functions
-from imageio_ffmpeg import count_frames_and_secs, read_frames
+from conftest import ROOT, SOURCES, check_video, notebook_functions
 from packaging.requirements import Requirement
 from PIL import Image
 from test_project import TOOLS, direct
@@ -94,24 +93,8 @@ def run_alone(notebook, folder, env, python=sys.executable, prefix=()):
     return SimpleNamespace(
         report=next(o.text for o in outputs if o.get("name") == "stdout"),
         html="".join(o.get("data", {}).get("text/html", "") for o in outputs),
-        pictures=sum("image/png" in o.get("data", {}) for o in outputs),
         peak_mb=float(re.search(r"peak MB ([\d.]+)", done.stdout)[1]),
     )
-
-
-def check_video(path):
-    """Decode a recording, and return its number of pictures."""
-    n_pictures, seconds = count_frames_and_secs(str(path))
-    assert abs(seconds - n_pictures / 15) < 0.2
-    reader = read_frames(str(path))
-    facts = next(reader)
-    assert facts["codec"] == "h264"
-    assert facts["pix_fmt"].startswith("yuv420p")
-    assert facts["size"] == (160, 210)
-    pictures = list(reader)
-    assert len(pictures) == n_pictures
-    assert len(set(pictures)) > n_pictures / 2
-    return n_pictures
 
 
 # The set-up cell
@@ -271,7 +254,7 @@ def test_one_core_one_gigabyte_and_again_in_the_same_folder(
         assert "virtual screen" in run.report
         (recording,) = set((folder / "video").iterdir()) - {old}
         assert recording.stat().st_mtime > start
-        assert check_video(recording) > 700
+        assert len(check_video(recording)) > 700
         # What the page plays is what this run has recorded.
         video = base64.b64encode(recording.read_bytes()).decode()
         assert video in "".join(run.html.split())
@@ -424,7 +407,7 @@ def test_plain_program(notebook, tmp_path):
 def test_recorder_loses_no_picture(page, tmp_path):
     n_pictures = page.record_game(str(tmp_path / "video"), "game", seed=4)
     (path,) = (tmp_path / "video").iterdir()
-    assert check_video(path) == n_pictures
+    assert len(check_video(path)) == n_pictures
     facts = page.video_facts(path)
     assert facts["pictures"] == n_pictures
     assert (facts["codec"], facts["pixel_format"]) == ("h264", "yuv420p")
