@@ -20,6 +20,9 @@ else
 BIN := .venv/bin
 endif
 VENV := .venv/installed
+# The agents that `make bench` compares with have an environment of their own.
+PEERS := .venv/peers/installed
+MINUTES ?= 10
 
 HTML := _build/html
 NOTEBOOKS = $(shell grep -l "^kernelspec:" content/*.md)
@@ -48,6 +51,22 @@ test: $(VENV) system-packages ## run every check
 lab: $(VENV) ## open the notebooks in JupyterLab, on the full budget
 	@env -u PONG_BUDGET $(BIN)/jupyter lab --notebook-dir=content \
 	    $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS)
+
+.PHONY: train
+train: $(VENV) ## run "Train to win" as a program, on the full budget
+	@mkdir -p _build
+	@$(BIN)/jupytext --quiet --to py:percent content/train-to-win.md --output _build/train-to-win.py
+	@cd content && env -u PONG_BUDGET MPLBACKEND=agg $(abspath $(BIN))/python ../_build/train-to-win.py
+
+# What the pages show as recorded, written by the notebook's own functions. An hour on two cores.
+.PHONY: record
+record: $(VENV) ## record the reference runs, the ladder and the shipped agent anew
+	@$(BIN)/python content/data/record.py runs evaluation ladder
+
+.PHONY: bench
+bench: $(VENV) $(PEERS) ## compare speed, the ladder, and other agents (MINUTES=10 each)
+	@$(BIN)/python content/data/record.py speed ladder
+	@MINUTES=$(MINUTES) $(PEERS:installed=bin/python) content/data/record.py comparison
 
 .PHONY: notebooks
 notebooks: $(VENV) ## run the .md files and refresh the .ipynb beside them
@@ -100,8 +119,8 @@ repository: ## set the project's address everywhere: make repository URL=https:/
 	@set -e; echo "$(URL)" | grep -Eq '^https://github.com/[^/ ]+/[^/ ]+$$' || \
 	    { echo "say which: make repository URL=https://github.com/you/pong"; exit 2; }
 	@set -e; old=$$(sed -n 's|^  url: https://github.com/||p' _config.yml); new="$(URL)"; \
-	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml README.md; \
-	rm _config.yml.bak README.md.bak
+	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml README.md content/train-to-win.*; \
+	rm _config.yml.bak README.md.bak content/train-to-win.*.bak
 
 .PHONY: clean
 clean: ## remove what the commands made, and .venv
@@ -119,6 +138,12 @@ $(VENV): $(REQUIREMENTS)
 	@echo "Installing $(REQUIREMENTS) into .venv ..."
 	@$(BIN)/python -m pip install --quiet $(if $(filter %.txt,$<),--require-hashes) --requirement $<
 	@rm -rf _build  # made with other versions
+	@touch $@
+
+$(PEERS): requirements-peers.txt $(VENV)
+	@$(PYTHON) -m venv .venv/peers
+	@echo "Installing $< into .venv/peers ..."
+	@.venv/peers/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
 # Debian and Ubuntu: a virtual screen (apt.txt), and for the browser tests Chromium and

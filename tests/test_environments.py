@@ -56,7 +56,7 @@ def clean_environment(tmp_path, **changes):
         **env,
         "HOME": str(home),
         "TMPDIR": str(tmp),
-        "PONG_BUDGET": "quick",
+        "PONG_BUDGET": "5",  # seconds of training: it is the place that matters
         "PYTHONUTF8": "1",
         **changes,
     }
@@ -252,12 +252,14 @@ def test_one_core_one_gigabyte_and_again_in_the_same_folder(
         )
         assert run.peak_mb < 1000
         assert "virtual screen" in run.report
-        (recording,) = set((folder / "video").iterdir()) - {old}
-        assert recording.stat().st_mtime > start
-        assert len(check_video(recording)) > 700
-        # What the page plays is what this run has recorded.
-        video = base64.b64encode(recording.read_bytes()).decode()
-        assert video in "".join(run.html.split())
+        recordings = set((folder / "video").iterdir()) - {old}
+        assert recordings
+        for recording in recordings:
+            assert recording.stat().st_mtime > start
+            assert len(check_video(recording)) > 700
+            # What the page plays is what this run has recorded.
+            video = base64.b64encode(recording.read_bytes()).decode()
+            assert video in "".join(run.html.split())
     assert {p.name for p in folder.iterdir()} == {notebook.name, "video"}
 
 
@@ -378,8 +380,8 @@ def test_colab(notebook, tmp_path, colab):
     for run in ("first", "second"):
         names = {p.name for p in (tmp_path / run).iterdir()}
         assert names == {notebook.name, "video"}
-        (recording,) = (tmp_path / run / "video").iterdir()
-        check_video(recording)
+        for recording in (tmp_path / run / "video").iterdir():
+            check_video(recording)
 
 
 @every_notebook
@@ -397,8 +399,10 @@ def test_plain_program(notebook, tmp_path):
             command, env=env, cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-    (recording,) = (tmp_path / "video").iterdir()
-    check_video(recording)
+    recordings = list((tmp_path / "video").iterdir())
+    assert recordings
+    for recording in recordings:
+        check_video(recording)
 
 
 # The page on videos

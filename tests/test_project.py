@@ -22,6 +22,14 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 TOOLS = {"ipykernel", "jupyterlab", "jupytext", "moviepy"}
 
 
+# What repeats the project's address, besides the setting itself.
+COPIES = (
+    "README.md",
+    "content/train-to-win.ipynb",
+    "content/train-to-win.md",
+)
+
+
 def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
@@ -186,15 +194,17 @@ def test_readme_uses_the_address_of_the_settings(config):
 
 
 def test_address_stands_in_one_setting(config):
-    """Only README.md repeats it, for its badges; `make repository` changes both."""
+    """The badges and "Train to win" repeat it; `make repository` changes all."""
     slug = config["repository"]["url"].removeprefix("https://github.com/")
     holders = set(run("git", "grep", "-lF", slug).stdout.split())
-    assert holders == {"README.md", "_config.yml"}
+    assert holders == {"_config.yml", *COPIES}
 
 
 def test_make_repository_changes_the_address(tmp_path, config):
-    for name in ("Makefile", "README.md", "_config.yml"):
-        shutil.copy(ROOT / name, tmp_path)
+    files = ("Makefile", "_config.yml", *COPIES)
+    (tmp_path / "content").mkdir()
+    for name in files:
+        shutil.copy(ROOT / name, tmp_path / name)
     old = config["repository"]["url"]
     new = "https://github.com/somebody/a-copy"
     for bad in ("", "https://example.org/x", "https://github.com/a"):
@@ -206,15 +216,12 @@ def test_make_repository_changes_the_address(tmp_path, config):
         )
     done = run("make", "-C", str(tmp_path), "repository", f"URL={new}")
     assert done.returncode == 0, done.stdout
-    for name in ("README.md", "_config.yml"):
+    for name in ("_config.yml", *COPIES):
         text = (tmp_path / name).read_text(encoding="utf-8")
         slugs = [u.removeprefix("https://github.com/") for u in (old, new)]
         assert text == read(name).replace(*slugs) != read(name)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "Makefile",
-        "README.md",
-        "_config.yml",
-    }
+    left = {p for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {tmp_path / name for name in files}
 
 
 def test_readme_names_commands_and_files_that_exist():

@@ -1,0 +1,429 @@
+"""Record the results that "Train to win" shows, with the notebook's own code.
+
+    python record.py runs evaluation ladder comparison speed
+
+Each name is a part; `make record` and `make bench` call them. A part writes
+its table or weights beside this file, and what made them into a .json of the
+same name. Nothing here is edited by hand.
+"""
+
+import ast
+import csv
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+import time
+from concurrent.futures import Executor, Future
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+DATA = Path(__file__).resolve().parent
+SOURCE = DATA.parent / "train-to-win.md"
+sys.path.insert(0, str(DATA.parents[1] / "tests"))
+
+import jupytext
+from conftest import notebook_functions
+
+SEEDS = (1, 2, 3, 4, 5)
+LADDER_DECISIONS, LADDER_SECONDS = 200_000, 40
+EVALUATION_GAMES = 100
+MINUTES = float(os.environ.get("MINUTES", "10"))  # of the comparison
+
+
+def notebook_value(name):
+    """Return a value that the notebook assigns, such as its settings.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    object
+    """
+    for cell in jupytext.read(SOURCE).cells:
+        if cell.cell_type == "code":
+            for node in ast.parse(cell.source).body:
+                if isinstance(node, ast.Assign) and name in (
+                    getattr(target, "id", None) for target in node.targets
+                ):
+                    return ast.literal_eval(node.value)
+    raise KeyError(name)
+
+
+def processor():
+    """Return the name of the processor, as far as the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return re.search(r"model name\s*: (.*)", text)[1]
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()
+
+
+def provenance(**facts):
+    """Return what made a result, to be written beside it."""
+    packages = ("numpy", "scipy", "gymnasium", "ale-py")
+    return {
+        "made with": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "system": platform.system(),
+            "Python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+            "date": date.today().isoformat(),
+        },
+        **facts,
+    }
+
+
+def write(name, write_to):
+    """Write a file beside the final one, then move it into place."""
+    path = DATA / name
+    partial = path.with_name(f".{name}.partial{path.suffix}")
+    write_to(partial)
+    os.replace(partial, path)
+    update_hashes()
+
+
+def write_table(name, rows, facts):
+    """Write rows as CSV, and what made them as JSON."""
+
+    def write_rows(path):
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write(f"{name}.csv", write_rows)
+    write_facts(name, facts)
+
+
+def write_facts(name, facts):
+    """Write what made a result."""
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    write(f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def update_hashes():
+    """Write the SHA-256 of the recorded files into the notebook."""
+    text = SOURCE.read_text(encoding="utf-8")
+    for path in DATA.iterdir():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        text = re.sub(
+            rf'("{re.escape(path.name)}": )(?:"\w*"|\(\s*"\w*"\s*\))',
+            rf'\1"{digest}"',
+            text,
+        )
+    SOURCE.write_text(text, encoding="utf-8")
+
+
+def train(code, settings, seed, max_seconds=float("inf")):
+    """Return the agent and the history of a training from random weights."""
+    rng = code.np.random.default_rng(seed)
+    games = code.make_games(notebook_value("N_GAMES"))
+    start = code.new_agent(code.initialize_model(rng))
+    agent, history = code.train(games, start, seed, settings, max_seconds)
+    games.close()
+    return agent, history
+
+
+def runs():
+    """Record a training with each of the reference seeds, and the best agent.
+
+    The best is the one whose last 50 games of training went best. How good
+    it is, `evaluation` finds out on other games.
+    """
+    settings, code = notebook_value("settings"), notebook_functions(SOURCE)
+    facts = provenance(
+        seeds=SEEDS, games=notebook_value("N_GAMES"), settings=settings
+    )
+    rows, best = [], None
+    for seed in SEEDS:
+        agent, history = train(code, settings, seed)
+        due = 0
+        for row in history:
+            if row["games"] >= 50 and (
+                row["seconds"] >= due or row is history[-1]
+            ):
+                due = row["seconds"] + 10
+                rows.append(
+                    {
+                        "seed": seed,
+                        "decisions": row["decisions"],
+                        "seconds": round(row["seconds"], 1),
+                        "games": row["games"],
+                        "mean_return": round(row["mean_return"], 2),
+                    }
+                )
+        if best is None or rows[-1]["mean_return"] > best[0]:
+            best = rows[-1]["mean_return"], seed, agent.model
+    write_table("reference-runs", rows, facts)
+    _, seed, model = best
+    model = {name: w.astype("float16") for name, w in model.items()}
+    write("agent.npz", lambda p: code.np.savez_compressed(p, **model))
+    write_facts("agent", {**facts, "seed": seed})
+
+
+def evaluation():
+    """Evaluate the shipped weights."""
+    code = notebook_functions(SOURCE)
+    model, rows = code.load_model(DATA / "agent.npz"), []
+    rng = code.np.random.default_rng(0)
+    result = {}
+    for way, actions_rng in (("sampled", rng), ("greedy", None)):
+        returns, decisions = code.evaluate(
+            model, EVALUATION_GAMES, actions_rng
+        )
+        result[way] = float(returns.mean())
+        print(way, code.summary(returns, rng), flush=True)
+        for i, (total, length) in enumerate(zip(returns, decisions)):
+            rows.append(
+                {
+                    "actions": way,
+                    "seed": 100_000 + i,
+                    "return": int(total),
+                    "decisions": int(length),
+                }
+            )
+    write_table("evaluation", rows, provenance(environment="ALE/Pong-v5"))
+    facts = json.loads((DATA / "agent.json").read_text(encoding="utf-8"))
+    facts["mean return of 100 games"] = result
+    write_facts("agent", facts)
+
+
+class InTurns(Executor):
+    """Computes at once: play and learn take turns."""
+
+    def submit(self, function, /, *args, **kwargs):
+        """Return a Future that is done."""
+        future = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+def variants(code):
+    """Yield the rungs of the ladder: name, functions to replace, settings."""
+    np = code.np
+    final_encode, final_forward = code.encode, code.forward
+    final_backward, final_learn = code.backward, code.learn
+
+    def difference(scene):
+        appeared = scene.current & ~scene.previous
+        gone = scene.previous & ~scene.current
+        return final_encode(scene._replace(previous=gone, current=appeared))
+
+    def forward(inputs, model):
+        hidden = np.maximum(inputs[0] @ model["W1"], 0)
+        outputs = 2 * (hidden @ model["W2"] + model["b2"])
+        return outputs[:, :-1], outputs[:, -1], hidden
+
+    def backward(inputs, hidden, logit_gradients, value_gradients, model):
+        outputs = 2 * np.column_stack([logit_gradients, value_gradients])
+        back = (outputs @ model["W2"].T) * (hidden > 0)
+        return {
+            "W1": inputs[0].T.tocsr() @ back,
+            "W2": hidden.T @ outputs,
+            "b2": outputs.sum(axis=0),
+        }
+
+    def learn_first(agent, batches, pool, coefficients):
+        *_, last = final_learn(agent, batches, InTurns(), coefficients)
+        yield last
+
+    now = {
+        "encode": difference,
+        "forward": forward,
+        "backward": backward,
+        "learn": learn_first,
+    }
+    plain = {
+        "gamma": 0.99,
+        "gae_lambda": 1.0,
+        "value_coef": 0.0,
+        "epochs": 1,
+        "n_minibatches": 1,
+    }
+    yield "32 games at once", dict(now), dict(plain)
+    now["encode"] = final_encode
+    yield "both frames", dict(now), dict(plain)
+    plain.update(gae_lambda=0.98, value_coef=0.5)
+    yield "values and GAE", dict(now), dict(plain)
+    plain.update(epochs=4, n_minibatches=4)
+    yield "PPO: 4 epochs", dict(now), dict(plain)
+    now.update(forward=final_forward, backward=final_backward)
+    yield "mirror image", dict(now), dict(plain)
+    plain.update(gamma=1.0)
+    yield "no discount", dict(now), dict(plain)
+    now.update(learn=final_learn)
+    yield "play while learning", dict(now), dict(plain)
+
+
+def first_chapter(seconds, seed):
+    """Return decisions and returns of the first chapter's loop.
+
+    Its batches hold 10 games, as in Karpathy's script.
+    """
+    code = notebook_functions(DATA.parent / "pong-from-pixels.md")
+    np, env = code.np, code.make_pong()
+    rng = np.random.default_rng(seed)
+    model = code.initialize_model(6400, 200, rng)
+    zeros = {name: np.zeros_like(w) for name, w in model.items()}
+    total, cache, returns, decisions = zeros, zeros, [], 0
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or not returns:
+        episode = code.play_episode(env, model, rng, None if returns else seed)
+        gradient = code.episode_gradient(episode, model, 0.99)
+        total = {name: total[name] + gradient[name] for name in zeros}
+        returns.append(episode.rewards.sum())
+        decisions += len(episode.rewards)
+        if len(returns) % 10 == 0:
+            model, cache = code.rmsprop_step(model, total, cache, 1e-4, 0.99)
+            total = zeros
+    elapsed = time.perf_counter() - start
+    env.close()
+    return decisions, elapsed, float(np.mean(returns[-50:]))
+
+
+def ladder():
+    """Record what each idea of the chapter brings, and print it."""
+    settings, rows = notebook_value("settings"), []
+    for rung, functions, changes in variants(notebook_functions(SOURCE)):
+        code = notebook_functions(SOURCE)
+        code.training.__globals__.update(functions)
+        start = code.new_agent(
+            code.initialize_model(code.np.random.default_rng(1))
+        )
+        games, history = code.make_games(notebook_value("N_GAMES")), []
+        begin = time.perf_counter()
+        for _, row in code.training(games, start, 1, settings | changes):
+            history.append((row, time.perf_counter() - begin))
+            seconds = history[-1][1]
+            if row["decisions"] >= LADDER_DECISIONS and (
+                seconds >= LADDER_SECONDS
+            ):
+                break
+        games.close()
+        by_decisions = next(
+            row for row, _ in history if row["decisions"] >= LADDER_DECISIONS
+        )
+        by_time = [row for row, s in history if s <= LADDER_SECONDS][-1]
+        rows.append(
+            {
+                "rung": rung,
+                "decisions_per_second": round(row["decisions"] / seconds),
+                "decisions": LADDER_DECISIONS,
+                "by_decisions": round(by_decisions["mean_return"], 2),
+                "seconds": LADDER_SECONDS,
+                "by_time": round(by_time["mean_return"], 2),
+            }
+        )
+        print(rows[-1], flush=True)
+    write_table("ladder", rows, provenance(seed=1, settings=settings))
+
+
+def sb3(seconds, seed):
+    """Return decisions, time and return of Stable-Baselines3's PPO.
+
+    The settings are those of its RL Zoo for Atari games.
+    """
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return time.perf_counter() - start < seconds
+
+    envs = make_atari_env("ALE/Pong-v5", n_envs=8, seed=seed)
+    model = PPO(
+        "CnnPolicy",
+        VecFrameStack(envs, n_stack=4),
+        n_steps=128,
+        n_epochs=4,
+        batch_size=256,
+        learning_rate=lambda remaining: 2.5e-4 * remaining,
+        clip_range=lambda remaining: 0.1 * remaining,
+        vf_coef=0.5,
+        ent_coef=0.01,
+        stats_window_size=50,
+        seed=seed,
+        device="cpu",
+    )
+    start = time.perf_counter()
+    model.learn(10_000_000, callback=Stop())
+    elapsed = time.perf_counter() - start
+    returns = [game["r"] for game in model.ep_info_buffer]
+    return model.num_timesteps, elapsed, sum(returns) / len(returns)
+
+
+def ours(seconds, seed):
+    """Return decisions, time and return of the chapter's training."""
+    code = notebook_functions(SOURCE)
+    _, history = train(code, notebook_value("settings"), seed, seconds)
+    last = history[-1]
+    return last["decisions"], last["seconds"], last["mean_return"]
+
+
+def comparison():
+    """Record three agents after the same time on this machine."""
+    rows = []
+    contenders = {
+        "this chapter": ours,
+        "Stable-Baselines3 PPO": sb3,
+        "first chapter": first_chapter,
+    }
+    for name, contender in contenders.items():
+        decisions, seconds, mean_return = contender(60 * MINUTES, 1)
+        rows.append(
+            {
+                "agent": name,
+                "minutes": round(seconds / 60, 1),
+                "decisions": decisions,
+                "decisions_per_second": round(decisions / seconds),
+                "mean_return": round(mean_return, 2),
+            }
+        )
+        print(rows[-1], flush=True)
+    versions = {
+        name: metadata.version(name) for name in ("stable-baselines3", "torch")
+    }
+    write_table("comparison", rows, provenance(seed=1, **versions))
+
+
+def speed():
+    """Print the speed of training over that of the emulator alone."""
+    code, ratios = notebook_functions(SOURCE), []
+    settings = notebook_value("settings")
+    for seed in range(5):
+        games = code.make_games(notebook_value("N_GAMES"))
+        alone = code.random_play_speed(games, 400, seed)
+        games.close()
+        _, history = train(code, settings, seed, 15)
+        last = history[-1]
+        training = last["decisions"] / last["seconds"]
+        ratios.append(training / alone)
+        print(
+            f"emulator {alone:,.0f}/s, training {training:,.0f}/s, "
+            f"ratio {ratios[-1]:.2f}",
+            flush=True,
+        )
+    print(f"median ratio of 5: {code.np.median(ratios):.2f}")
+
+
+PARTS = {
+    part.__name__: part
+    for part in (runs, evaluation, ladder, comparison, speed)
+}
+
+if __name__ == "__main__":
+    unknown = [name for name in sys.argv[1:] if name not in PARTS]
+    if unknown or len(sys.argv) < 2:
+        sys.exit(f"say which: {' '.join(PARTS)}; got {' '.join(unknown)}")
+    for name in sys.argv[1:]:
+        print(f"== {name}", flush=True)
+        PARTS[name]()
