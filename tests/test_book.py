@@ -110,6 +110,12 @@ def test_progress_bars_show_their_last_state(executed):
         assert "100%|" in text or re.search(r"\d%\|.* left", text)
 
 
+def test_recorded_results_are_shown_as_tables(pages):
+    soup = pages["content/train-to-win"]
+    rows = [len(t.select("tbody tr")) for t in soup.article.find_all("table")]
+    assert rows == [6, 7]  # five runs and their median; the ladder
+
+
 def test_pictures_have_a_text(pages):
     for page, soup in pages.items():
         for image in soup.article.find_all("img"):
