@@ -52,6 +52,34 @@ def notebook_functions(source):
     return SimpleNamespace(**namespace)
 
 
+def notebook_value(source, name):
+    """Return a literal that a cell of a notebook assigns, such as its settings.
+
+    Parameters
+    ----------
+    source : pathlib.Path
+        The .md file of the notebook.
+    name : str
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    KeyError
+        If no cell assigns it.
+    """
+    for cell in jupytext.read(source).cells:
+        if cell.cell_type == "code":
+            for node in ast.parse(cell.source).body:
+                if isinstance(node, ast.Assign) and name in (
+                    getattr(target, "id", None) for target in node.targets
+                ):
+                    return ast.literal_eval(node.value)
+    raise KeyError(name)
+
+
 @pytest.fixture(scope="session")
 def chapter():
     """Return the functions of the first chapter."""

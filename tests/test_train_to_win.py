@@ -1,15 +1,13 @@
 """The functions of "Train to win", and the results recorded beside it."""
 
-import ast
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-import jupytext
 import numpy as np
 import pooch
 import pytest
-from conftest import ROOT, notebook_functions
+from conftest import ROOT, notebook_functions, notebook_value
 from scipy import sparse
 from test_pong_from_pixels import numerical_gradient, relative_error
 
@@ -35,18 +33,6 @@ TINY = {
 def code():
     """Return the functions of the chapter."""
     return notebook_functions(SOURCE)
-
-
-def notebook_value(name):
-    """Return a literal that a cell of the notebook assigns to a variable."""
-    for cell in jupytext.read(SOURCE).cells:
-        if cell.cell_type == "code":
-            for node in ast.parse(cell.source).body:
-                if isinstance(node, ast.Assign) and name in (
-                    getattr(target, "id", None) for target in node.targets
-                ):
-                    return ast.literal_eval(node.value)
-    raise KeyError(name)
 
 
 def small_model(rng):
@@ -883,10 +869,13 @@ def test_load_model_refuses_damaged_files(code, tmp_path, fault):
 
 def test_training_gains_what_the_recorded_runs_gained(code):
     """Train for 150,000 decisions; half of the smallest gain must be there."""
-    seed, settings = notebook_value("SEED"), notebook_value("settings")
+    seed, settings = (
+        notebook_value(SOURCE, "SEED"),
+        notebook_value(SOURCE, "settings"),
+    )
     model = code.initialize_model(np.random.default_rng(seed))
     level, _ = code.evaluate(model, 10, np.random.default_rng(0))
-    games = code.make_games(notebook_value("N_GAMES"))
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"))
     training = code.training(games, code.new_agent(model), seed, settings)
     for _, row in training:
         if row["decisions"] >= 150_000:
@@ -918,7 +907,7 @@ def test_shipped_agent_wins_the_recorded_games(code):
 
 
 def test_recorded_files_are_complete_and_small(code):
-    hashes = notebook_value("SHA256")
+    hashes = notebook_value(SOURCE, "SHA256")
     files = {path.name: path for path in DATA.iterdir() if path.is_file()}
     assert hashes == {
         name: hashlib.sha256(files[name].read_bytes()).hexdigest()
@@ -940,4 +929,4 @@ def test_recorded_files_are_complete_and_small(code):
 
 
 def test_notebook_and_book_agree_on_the_repository(config):
-    assert notebook_value("REPOSITORY") == config["repository"]["url"]
+    assert notebook_value(SOURCE, "REPOSITORY") == config["repository"]["url"]

@@ -7,7 +7,6 @@ its table or weights beside this file, and what made them into a .json of the
 same name. Nothing here is edited by hand.
 """
 
-import ast
 import csv
 import hashlib
 import json
@@ -25,34 +24,12 @@ DATA = Path(__file__).resolve().parent
 SOURCE = DATA.parent / "train-to-win.md"
 sys.path.insert(0, str(DATA.parents[1] / "tests"))
 
-import jupytext
-from conftest import notebook_functions
+from conftest import notebook_functions, notebook_value
 
 SEEDS = (1, 2, 3, 4, 5)
 LADDER_DECISIONS, LADDER_SECONDS = 200_000, 40
 EVALUATION_GAMES = 100
 MINUTES = float(os.environ.get("MINUTES", "10"))  # of the comparison
-
-
-def notebook_value(name):
-    """Return a value that the notebook assigns, such as its settings.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    object
-    """
-    for cell in jupytext.read(SOURCE).cells:
-        if cell.cell_type == "code":
-            for node in ast.parse(cell.source).body:
-                if isinstance(node, ast.Assign) and name in (
-                    getattr(target, "id", None) for target in node.targets
-                ):
-                    return ast.literal_eval(node.value)
-    raise KeyError(name)
 
 
 def processor():
@@ -124,7 +101,7 @@ def update_hashes():
 def train(code, settings, seed, max_seconds=float("inf")):
     """Return the agent and the history of a training from random weights."""
     rng = code.np.random.default_rng(seed)
-    games = code.make_games(notebook_value("N_GAMES"))
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"))
     start = code.new_agent(code.initialize_model(rng))
     agent, history = code.train(games, start, seed, settings, max_seconds)
     games.close()
@@ -137,9 +114,12 @@ def runs():
     The best is the one whose last 50 games of training went best. How good
     it is, `evaluation` finds out on other games.
     """
-    settings, code = notebook_value("settings"), notebook_functions(SOURCE)
+    settings, code = (
+        notebook_value(SOURCE, "settings"),
+        notebook_functions(SOURCE),
+    )
     facts = provenance(
-        seeds=SEEDS, games=notebook_value("N_GAMES"), settings=settings
+        seeds=SEEDS, games=notebook_value(SOURCE, "N_GAMES"), settings=settings
     )
     rows, best = [], None
     for seed in SEEDS:
@@ -290,14 +270,14 @@ def first_chapter(seconds, seed):
 
 def ladder():
     """Record what each idea of the chapter brings, and print it."""
-    settings, rows = notebook_value("settings"), []
+    settings, rows = notebook_value(SOURCE, "settings"), []
     for rung, functions, changes in variants(notebook_functions(SOURCE)):
         code = notebook_functions(SOURCE)
         code.training.__globals__.update(functions)
         start = code.new_agent(
             code.initialize_model(code.np.random.default_rng(1))
         )
-        games, history = code.make_games(notebook_value("N_GAMES")), []
+        games, history = code.make_games(notebook_value(SOURCE, "N_GAMES")), []
         begin = time.perf_counter()
         for _, row in code.training(games, start, 1, settings | changes):
             history.append((row, time.perf_counter() - begin))
@@ -364,7 +344,7 @@ def sb3(seconds, seed):
 def ours(seconds, seed):
     """Return decisions, time and return of the chapter's training."""
     code = notebook_functions(SOURCE)
-    _, history = train(code, notebook_value("settings"), seed, seconds)
+    _, history = train(code, notebook_value(SOURCE, "settings"), seed, seconds)
     last = history[-1]
     return last["decisions"], last["seconds"], last["mean_return"]
 
@@ -398,9 +378,9 @@ def comparison():
 def speed():
     """Print the speed of training over that of the emulator alone."""
     code, ratios = notebook_functions(SOURCE), []
-    settings = notebook_value("settings")
+    settings = notebook_value(SOURCE, "settings")
     for seed in range(5):
-        games = code.make_games(notebook_value("N_GAMES"))
+        games = code.make_games(notebook_value(SOURCE, "N_GAMES"))
         alone = code.random_play_speed(games, 400, seed)
         games.close()
         _, history = train(code, settings, seed, 15)
