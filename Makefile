@@ -124,7 +124,7 @@ repository: ## set the project's address everywhere: make repository URL=https:/
 
 .PHONY: clean
 clean: ## remove what the commands made, and .venv
-	rm -rf _build .venv content/video .pytest_cache .ruff_cache
+	rm -rf _build .venv content/video content/checkpoints .pytest_cache .ruff_cache
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # Set-up, used by the commands above.

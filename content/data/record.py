@@ -15,9 +15,11 @@ import platform
 import re
 import sys
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import closing
 from datetime import date
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parent
@@ -27,7 +29,8 @@ sys.path.insert(0, str(DATA.parents[1] / "tests"))
 from conftest import notebook_functions, notebook_value
 
 SEEDS = (1, 2, 3, 4, 5)
-LADDER_DECISIONS, LADDER_SECONDS = 200_000, 40
+LADDER_SEEDS, LADDER_DECISIONS = (1, 2, 3), 300_000
+LADDER_SECONDS = 60  # the fastest rung must not play more in that time
 EVALUATION_GAMES = 100
 MINUTES = float(os.environ.get("MINUTES", "10"))  # of the comparison
 
@@ -100,12 +103,11 @@ def update_hashes():
 
 def train(code, settings, seed, max_seconds=float("inf")):
     """Return the agent and the history of a training from random weights."""
-    rng = code.np.random.default_rng(seed)
-    games = code.make_games(notebook_value(SOURCE, "N_GAMES"))
-    start = code.new_agent(code.initialize_model(rng))
-    agent, history = code.train(games, start, seed, settings, max_seconds)
-    games.close()
-    return agent, history
+    start = code.new_agent(
+        code.initialize_model(code.np.random.default_rng(seed))
+    )
+    with closing(code.make_games(notebook_value(SOURCE, "N_GAMES"))) as games:
+        return code.train(games, start, seed, settings, max_seconds)
 
 
 def runs():
@@ -143,15 +145,15 @@ def runs():
             best = rows[-1]["mean_return"], seed, agent.model
     write_table("reference-runs", rows, facts)
     _, seed, model = best
-    model = {name: w.astype("float16") for name, w in model.items()}
-    write("agent.npz", lambda p: code.np.savez_compressed(p, **model))
-    write_facts("agent", {**facts, "seed": seed})
+    facts = {**facts, "seed": seed}
+    write("agent.safetensors", lambda p: code.save_model(p, model, facts))
+    write_facts("agent", facts)
 
 
 def evaluation():
     """Evaluate the shipped weights."""
     code = notebook_functions(SOURCE)
-    model, rows = code.load_model(DATA / "agent.npz"), []
+    model, rows = code.load_model(DATA / "agent.safetensors"), []
     rng = code.np.random.default_rng(0)
     result = {}
     for way, actions_rng in (("sampled", rng), ("greedy", None)):
@@ -186,10 +188,14 @@ class InTurns(Executor):
 
 
 def variants(code):
-    """Yield the rungs of the ladder: name, functions to replace, settings."""
+    """Return the rungs of the ladder: name, functions to replace, settings."""
     np = code.np
     final_encode, final_forward = code.encode, code.forward
     final_backward, final_learn = code.backward, code.learn
+    final_initialize = code.initialize_model
+
+    def two_actions(rng):
+        return final_initialize(rng, stay_bias=-1e4)  # never stays
 
     def difference(scene):
         appeared = scene.current & ~scene.previous
@@ -215,6 +221,7 @@ def variants(code):
         yield last
 
     now = {
+        "initialize_model": two_actions,
         "encode": difference,
         "forward": forward,
         "backward": backward,
@@ -227,19 +234,56 @@ def variants(code):
         "epochs": 1,
         "n_minibatches": 1,
     }
-    yield "32 games at once", dict(now), dict(plain)
-    now["encode"] = final_encode
-    yield "both frames", dict(now), dict(plain)
-    plain.update(gae_lambda=0.98, value_coef=0.5)
-    yield "values and GAE", dict(now), dict(plain)
-    plain.update(epochs=4, n_minibatches=4)
-    yield "PPO: 4 epochs", dict(now), dict(plain)
-    now.update(forward=final_forward, backward=final_backward)
-    yield "mirror image", dict(now), dict(plain)
-    plain.update(gamma=1.0)
-    yield "no discount", dict(now), dict(plain)
-    now.update(learn=final_learn)
-    yield "play while learning", dict(now), dict(plain)
+    rungs = []
+
+    def add(name, functions, settings):
+        now.update(functions)
+        plain.update(settings)
+        rungs.append((name, dict(now), dict(plain)))
+
+    mirror = {"forward": final_forward, "backward": final_backward}
+    add("32 games at once", {}, {})
+    add("both frames", {"encode": final_encode}, {})
+    add("values and GAE", {}, {"gae_lambda": 0.98, "value_coef": 0.5})
+    add("PPO: 4 epochs", {}, {"epochs": 4, "n_minibatches": 4})
+    add("mirror image", mirror, {})
+    add("no discount", {}, {"gamma": 1.0})
+    add("third action: stay", {"initialize_model": final_initialize}, {})
+    add("play while learning", {"learn": final_learn}, {})
+    return rungs
+
+
+def climb(rung, seed, n_threads, n_decisions, max_seconds=float("inf")):
+    """Return the history of a training with the first rungs of the ladder.
+
+    Parameters
+    ----------
+    rung : int
+        The number of the last one.
+    seed, n_threads, n_decisions : int
+    max_seconds : float
+
+    Returns
+    -------
+    list of dict
+        The rows of `training`, with "seconds".
+    """
+    code = notebook_functions(SOURCE)
+    _, functions, changes = variants(code)[rung]
+    code.training.__globals__.update(functions)
+    settings = notebook_value(SOURCE, "settings") | changes
+    model = functions["initialize_model"](code.np.random.default_rng(seed))
+    run, history = code.new_run(code.new_agent(model), seed), []
+    n_games = notebook_value(SOURCE, "N_GAMES")
+    with closing(code.make_games(n_games, n_threads)) as games:
+        begin = time.perf_counter()
+        for _, row in code.training(games, run, seed, settings):
+            history.append(row | {"seconds": time.perf_counter() - begin})
+            if row["decisions"] >= n_decisions or (
+                history[-1]["seconds"] >= max_seconds
+            ):
+                return history
+    return history
 
 
 def first_chapter(seconds, seed):
@@ -269,40 +313,52 @@ def first_chapter(seconds, seed):
 
 
 def ladder():
-    """Record what each idea of the chapter brings, and print it."""
-    settings, rows = notebook_value(SOURCE, "settings"), []
-    for rung, functions, changes in variants(notebook_functions(SOURCE)):
-        code = notebook_functions(SOURCE)
-        code.training.__globals__.update(functions)
-        start = code.new_agent(
-            code.initialize_model(code.np.random.default_rng(1))
-        )
-        games, history = code.make_games(notebook_value(SOURCE, "N_GAMES")), []
-        begin = time.perf_counter()
-        for _, row in code.training(games, start, 1, settings | changes):
-            history.append((row, time.perf_counter() - begin))
-            seconds = history[-1][1]
-            if row["decisions"] >= LADDER_DECISIONS and (
-                seconds >= LADDER_SECONDS
-            ):
-                break
-        games.close()
-        by_decisions = next(
-            row for row, _ in history if row["decisions"] >= LADDER_DECISIONS
-        )
-        by_time = [row for row, s in history if s <= LADDER_SECONDS][-1]
+    """Record what each idea of the chapter brings, and print it.
+
+    The speed of each rung is measured with the computer for itself. The
+    trainings then run side by side, one per core: how they learn does not
+    depend on how fast they are. What a rung reaches in a given time follows
+    from both.
+    """
+    names = [name for name, *_ in variants(notebook_functions(SOURCE))]
+    rungs, settings = range(len(names)), notebook_value(SOURCE, "settings")
+    speeds = []
+    for rung in rungs:
+        last = climb(rung, 1, 2, float("inf"), 15)[-1]
+        speeds.append(last["decisions"] / last["seconds"])
+        print(f"{names[rung]}: {speeds[-1]:,.0f} decisions/s", flush=True)
+    jobs = [(rung, seed) for rung in rungs for seed in LADDER_SEEDS]
+    with ProcessPoolExecutor(
+        os.cpu_count(), mp_context=get_context("spawn")
+    ) as pool:
+        arguments = [(*job, 1, LADDER_DECISIONS) for job in jobs]
+        histories = dict(zip(jobs, pool.map(climb, *zip(*arguments))))
+    rows = []
+    for rung, seed in jobs:
+        in_time = min(speeds[rung] * LADDER_SECONDS, LADDER_DECISIONS)
+        reached = [
+            next(
+                row["mean_return"]
+                for row in histories[rung, seed]
+                if row["decisions"] >= limit
+            )
+            for limit in (LADDER_DECISIONS, in_time)
+        ]
         rows.append(
             {
-                "rung": rung,
-                "decisions_per_second": round(row["decisions"] / seconds),
+                "rung": names[rung],
+                "seed": seed,
+                "decisions_per_second": round(speeds[rung]),
                 "decisions": LADDER_DECISIONS,
-                "by_decisions": round(by_decisions["mean_return"], 2),
+                "by_decisions": round(reached[0], 2),
                 "seconds": LADDER_SECONDS,
-                "by_time": round(by_time["mean_return"], 2),
+                "by_time": round(reached[1], 2),
             }
         )
         print(rows[-1], flush=True)
-    write_table("ladder", rows, provenance(seed=1, settings=settings))
+    write_table(
+        "ladder", rows, provenance(seeds=LADDER_SEEDS, settings=settings)
+    )
 
 
 def sb3(seconds, seed):
