@@ -127,15 +127,16 @@ def test_page_opens_cleanly_and_fits(visit, page, width, scheme):
 
 
 @pytest.mark.parametrize(
-    ("page", "number"),
+    ("page", "number", "size"),
     [
-        ("content/pong-from-pixels", 0),
-        ("content/train-to-win", 0),
-        ("content/train-to-win", 1),
-        ("content/video-playback", 0),
+        ("content/pong-from-pixels", 0, [160, 210]),
+        ("content/train-to-win", 0, [160, 210]),
+        ("content/train-to-win", 1, [160, 210]),
+        ("content/inside-the-agent", 0, [640, 448]),
+        ("content/video-playback", 0, [160, 210]),
     ],
 )
-def test_video_plays(visit, page, number):
+def test_video_plays(visit, page, number, size):
     tab = visit(page)
     video = tab.locator("video").nth(number)
     video.scroll_into_view_if_needed()
@@ -153,7 +154,7 @@ def test_video_plays(visit, page, number):
     first = video.evaluate(look)
     tab.wait_for_function(f"{clock} > 6.5", arg=number)
     second = video.evaluate(look)
-    assert first[:2] == second[:2] == [160, 210]
+    assert first[:2] == second[:2] == size
     assert first[2] != second[2]
     assert video.evaluate("video => video.duration") > 20
 

@@ -534,9 +534,7 @@ def play_rollouts(code, n_threads, n_rollouts=2, n_steps=20):
     settings = TINY | {"n_steps": n_steps}
     frames, _ = games.reset(seed=5)
     scene, rng = code.first_scene(frames[:, 0]), np.random.default_rng(5)
-    agent = code.new_agent(
-        code.initialize_model(np.random.default_rng(6))
-    )
+    agent = code.new_agent(code.initialize_model(np.random.default_rng(6)))
     for _ in range(n_rollouts):
         experience, scene, _, _ = code.play(
             games, scene, rng, settings, iter([(agent, {})])
