@@ -16,7 +16,6 @@ import re
 import sys
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import closing
 from datetime import date
 from importlib import metadata
 from multiprocessing import get_context
@@ -106,8 +105,10 @@ def train(code, settings, seed, max_seconds=float("inf")):
     start = code.new_agent(
         code.initialize_model(code.np.random.default_rng(seed))
     )
-    with closing(code.make_games(notebook_value(SOURCE, "N_GAMES"))) as games:
-        return code.train(games, start, seed, settings, max_seconds)
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"))
+    result = code.train(games, start, seed, settings, max_seconds)
+    code.close(games)
+    return result
 
 
 def runs():
@@ -253,14 +254,15 @@ def variants(code):
     return rungs
 
 
-def climb(rung, seed, n_threads, n_decisions, max_seconds=float("inf")):
+def climb(rung, seed, n_groups, n_decisions, max_seconds=float("inf")):
     """Return the history of a training with the first rungs of the ladder.
 
     Parameters
     ----------
     rung : int
         The number of the last one.
-    seed, n_threads, n_decisions : int
+    seed, n_groups, n_decisions : int
+        See `make_games`, and where to stop.
     max_seconds : float
 
     Returns
@@ -275,14 +277,14 @@ def climb(rung, seed, n_threads, n_decisions, max_seconds=float("inf")):
     model = functions["initialize_model"](code.np.random.default_rng(seed))
     run, history = code.new_run(code.new_agent(model), seed), []
     n_games = notebook_value(SOURCE, "N_GAMES")
-    with closing(code.make_games(n_games, n_threads)) as games:
-        begin = time.perf_counter()
-        for _, row in code.training(games, run, seed, settings):
-            history.append(row | {"seconds": time.perf_counter() - begin})
-            if row["decisions"] >= n_decisions or (
-                history[-1]["seconds"] >= max_seconds
-            ):
-                return history
+    games, begin = code.make_games(n_games, n_groups), time.perf_counter()
+    for _, row in code.training(games, run, seed, settings):
+        history.append(row | {"seconds": time.perf_counter() - begin})
+        if row["decisions"] >= n_decisions or (
+            history[-1]["seconds"] >= max_seconds
+        ):
+            break
+    code.close(games)
     return history
 
 
