@@ -1,6 +1,6 @@
 """Record the results that "Train to win" shows, with the notebook's own code.
 
-    python record.py runs evaluation ladder comparison speed
+    python record.py runs agent evaluation plateau ladder comparison speed
 
 Each name is a part; `make record` and `make bench` call them. A part writes
 its table or weights beside this file, and what made them into a .json of the
@@ -23,13 +23,17 @@ from pathlib import Path
 
 DATA = Path(__file__).resolve().parent
 SOURCE = DATA.parent / "train-to-win.md"
+BUILD = DATA.parents[1] / "_build"
 sys.path.insert(0, str(DATA.parents[1] / "tests"))
 
 from conftest import notebook_functions, notebook_value
 
 SEEDS = (1, 2, 3, 4, 5)
-LADDER_SEEDS, LADDER_DECISIONS = (1, 2, 3), 300_000
-LADDER_SECONDS = 60  # the fastest rung must not play more in that time
+LADDER_SEEDS, LADDER_DECISIONS = (1, 2, 3), 250_000
+LADDER_SECONDS = 60
+PLATEAU_SEEDS = (1, 2, 3, 4)
+AGENT_SEEDS, AGENT_DECISIONS = (4,), 4_000_000
+NEVER = -1e4  # a bias with which an action has no chance
 EVALUATION_GAMES = 100
 MINUTES = float(os.environ.get("MINUTES", "10"))  # of the comparison
 
@@ -111,12 +115,38 @@ def train(code, settings, seed, max_seconds=float("inf")):
     return result
 
 
-def runs():
-    """Record a training with each of the reference seeds, and the best agent.
+def peak_memory():
+    """Return the most memory that this process has used, in MB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
-    The best is the one whose last 50 games of training went best. How good
-    it is, `evaluation` finds out on other games.
-    """
+
+def table(seed, history):
+    """Return a row about every 10 seconds of a training."""
+    rows, due = [], 0
+    for row in history:
+        if row["games"] >= 50 and (
+            row["seconds"] >= due or row is history[-1]
+        ):
+            due = row["seconds"] + 10
+            rows.append(
+                {
+                    "seed": seed,
+                    "decisions": row["decisions"],
+                    "seconds": round(row["seconds"], 1),
+                    "games": row["games"],
+                    "mean_return": round(row["mean_return"], 2),
+                }
+            )
+    return rows
+
+
+def runs():
+    """Record a training with each of the reference seeds."""
     settings, code = (
         notebook_value(SOURCE, "settings"),
         notebook_functions(SOURCE),
@@ -124,29 +154,54 @@ def runs():
     facts = provenance(
         seeds=SEEDS, games=notebook_value(SOURCE, "N_GAMES"), settings=settings
     )
-    rows, best = [], None
+    rows, memory = [], []
     for seed in SEEDS:
-        agent, history = train(code, settings, seed)
-        due = 0
-        for row in history:
-            if row["games"] >= 50 and (
-                row["seconds"] >= due or row is history[-1]
-            ):
-                due = row["seconds"] + 10
-                rows.append(
-                    {
-                        "seed": seed,
-                        "decisions": row["decisions"],
-                        "seconds": round(row["seconds"], 1),
-                        "games": row["games"],
-                        "mean_return": round(row["mean_return"], 2),
-                    }
-                )
-        if best is None or rows[-1]["mean_return"] > best[0]:
-            best = rows[-1]["mean_return"], seed, agent.model
+        _, history = train(code, settings, seed)
+        rows += table(seed, history)
+        memory.append(peak_memory())
+    facts["peak memory after each seed (MB)"] = memory
     write_table("reference-runs", rows, facts)
-    _, seed, model = best
-    facts = {**facts, "seed": seed}
+
+
+def agent_settings():
+    """Return the settings with which the shipped agent is trained."""
+    return notebook_value(SOURCE, "settings") | {"decisions": AGENT_DECISIONS}
+
+
+def train_agent(seed):
+    """Return how a long training ended, and the weights."""
+    code, checkpoints = notebook_functions(SOURCE), BUILD / f"agent-{seed}"
+    start = code.new_agent(
+        code.initialize_model(code.np.random.default_rng(seed))
+    )
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"), 1)
+    agent, history = code.train(
+        games, start, seed, agent_settings(), folder=checkpoints
+    )
+    code.close(games)
+    return history[-1]["mean_return"], agent.model
+
+
+def agent():
+    """Train the agent that is shipped: longer than a reader would wait.
+
+    One training per core. The best one is shipped, by its last 50 games of
+    training. How good it is, `evaluation` finds out on other games. It takes
+    an hour, so it keeps checkpoints, and goes on from them.
+    """
+    with ProcessPoolExecutor(
+        os.cpu_count(), mp_context=get_context("spawn")
+    ) as pool:
+        results = dict(zip(AGENT_SEEDS, pool.map(train_agent, AGENT_SEEDS)))
+    facts = provenance(
+        games=notebook_value(SOURCE, "N_GAMES"), settings=agent_settings()
+    )
+    facts["mean return of the last 50 training games, by seed"] = {
+        seed: round(mean, 2) for seed, (mean, _) in results.items()
+    }
+    facts["seed"] = max(results, key=lambda seed: results[seed][0])
+    model = results[facts["seed"]][1]
+    code = notebook_functions(SOURCE)
     write("agent.safetensors", lambda p: code.save_model(p, model, facts))
     write_facts("agent", facts)
 
@@ -196,7 +251,7 @@ def variants(code):
     final_initialize = code.initialize_model
 
     def two_actions(rng):
-        return final_initialize(rng, stay_bias=-1e4)  # never stays
+        return final_initialize(rng, stay_bias=NEVER)
 
     def difference(scene):
         appeared = scene.current & ~scene.previous
@@ -254,42 +309,38 @@ def variants(code):
     return rungs
 
 
-def climb(rung, seed, n_groups, n_decisions, max_seconds=float("inf")):
-    """Return the history of a training with the first rungs of the ladder.
-
-    Parameters
-    ----------
-    rung : int
-        The number of the last one.
-    seed, n_groups, n_decisions : int
-        See `make_games`, and where to stop.
-    max_seconds : float
-
-    Returns
-    -------
-    list of dict
-        The rows of `training`, with "seconds".
-    """
+def train_without_stay(seed):
+    """Return the rows of a whole training in which the agent cannot stay."""
     code = notebook_functions(SOURCE)
-    _, functions, changes = variants(code)[rung]
-    code.training.__globals__.update(functions)
-    settings = notebook_value(SOURCE, "settings") | changes
-    model = functions["initialize_model"](code.np.random.default_rng(seed))
-    run, history = code.new_run(code.new_agent(model), seed), []
-    n_games = notebook_value(SOURCE, "N_GAMES")
-    games, begin = code.make_games(n_games, n_groups), time.perf_counter()
-    for _, row in code.training(games, run, seed, settings):
-        history.append(row | {"seconds": time.perf_counter() - begin})
-        if row["decisions"] >= n_decisions or (
-            history[-1]["seconds"] >= max_seconds
-        ):
-            break
+    settings = notebook_value(SOURCE, "settings")
+    model = code.initialize_model(
+        code.np.random.default_rng(seed), stay_bias=NEVER
+    )
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"), 1)
+    _, history = code.train(games, code.new_agent(model), seed, settings)
     code.close(games)
-    return history
+    return table(seed, history)
 
 
-def first_chapter(seconds, seed):
-    """Return decisions and returns of the first chapter's loop.
+def plateau():
+    """Record whole trainings without the action "stay", one per core.
+
+    Their seconds are those of a computer that does several things at once.
+    """
+    with ProcessPoolExecutor(
+        os.cpu_count(), mp_context=get_context("spawn")
+    ) as pool:
+        results = list(pool.map(train_without_stay, PLATEAU_SEEDS))
+    facts = provenance(
+        seeds=PLATEAU_SEEDS,
+        games=notebook_value(SOURCE, "N_GAMES"),
+        settings=notebook_value(SOURCE, "settings"),
+    )
+    write_table("plateau", [row for rows in results for row in rows], facts)
+
+
+def first_chapter(seed):
+    """Yield the rows of a training with the first chapter's loop.
 
     Its batches hold 10 games, as in Karpathy's script.
     """
@@ -299,19 +350,67 @@ def first_chapter(seconds, seed):
     model = code.initialize_model(6400, 200, rng)
     zeros = {name: np.zeros_like(w) for name, w in model.items()}
     total, cache, returns, decisions = zeros, zeros, [], 0
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or not returns:
+    while True:
         episode = code.play_episode(env, model, rng, None if returns else seed)
         gradient = code.episode_gradient(episode, model, 0.99)
         total = {name: total[name] + gradient[name] for name in zeros}
         returns.append(episode.rewards.sum())
         decisions += len(episode.rewards)
+        yield {
+            "decisions": decisions,
+            "mean_return": float(np.mean(returns[-50:])),
+        }
         if len(returns) % 10 == 0:
             model, cache = code.rmsprop_step(model, total, cache, 1e-4, 0.99)
             total = zeros
-    elapsed = time.perf_counter() - start
-    env.close()
-    return decisions, elapsed, float(np.mean(returns[-50:]))
+
+
+def this_chapter(rung, seed, n_groups):
+    """Yield the rows of a training with the first rungs of the ladder."""
+    code = notebook_functions(SOURCE)
+    _, functions, changes = variants(code)[rung]
+    code.training.__globals__.update(functions)
+    settings = notebook_value(SOURCE, "settings") | changes
+    model = functions["initialize_model"](code.np.random.default_rng(seed))
+    run = code.new_run(code.new_agent(model), seed)
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"), n_groups)
+    for _, row in code.training(games, run, seed, settings):
+        yield row
+    code.close(games)
+
+
+def history_until(rows, n_decisions, max_seconds):
+    """Return the rows until there are enough, with "seconds"."""
+    history, begin = [], time.perf_counter()
+    for row in rows:
+        history.append(row | {"seconds": time.perf_counter() - begin})
+        if row["decisions"] >= n_decisions or (
+            history[-1]["seconds"] >= max_seconds
+        ):
+            break
+    return history
+
+
+def climb(rung, seed, n_groups, n_decisions, max_seconds=float("inf")):
+    """Return the history of a training.
+
+    Parameters
+    ----------
+    rung : int
+        -1 for the first chapter's loop, or the number of the last rung of the
+        ladder that is taken.
+    seed, n_groups, n_decisions : int
+        See `make_games`, and where to stop.
+    max_seconds : float
+
+    Returns
+    -------
+    list of dict
+    """
+    rows = (
+        first_chapter(seed) if rung < 0 else this_chapter(rung, seed, n_groups)
+    )
+    return history_until(rows, n_decisions, max_seconds)
 
 
 def ladder():
@@ -322,13 +421,15 @@ def ladder():
     depend on how fast they are. What a rung reaches in a given time follows
     from both.
     """
-    names = [name for name, *_ in variants(notebook_functions(SOURCE))]
-    rungs, settings = range(len(names)), notebook_value(SOURCE, "settings")
-    speeds = []
+    names = {-1: "the first chapter"}
+    for rung, (name, *_) in enumerate(variants(notebook_functions(SOURCE))):
+        names[rung] = name
+    rungs, settings = list(names), notebook_value(SOURCE, "settings")
+    speeds = {}
     for rung in rungs:
         last = climb(rung, 1, 2, float("inf"), 15)[-1]
-        speeds.append(last["decisions"] / last["seconds"])
-        print(f"{names[rung]}: {speeds[-1]:,.0f} decisions/s", flush=True)
+        speeds[rung] = last["decisions"] / last["seconds"]
+        print(f"{names[rung]}: {speeds[rung]:,.0f} decisions/s", flush=True)
     jobs = [(rung, seed) for rung in rungs for seed in LADDER_SEEDS]
     with ProcessPoolExecutor(
         os.cpu_count(), mp_context=get_context("spawn")
@@ -407,13 +508,19 @@ def ours(seconds, seed):
     return last["decisions"], last["seconds"], last["mean_return"]
 
 
+def first_chapter_for(seconds, seed):
+    """Return decisions, time and return of the first chapter's loop."""
+    last = history_until(first_chapter(seed), float("inf"), seconds)[-1]
+    return last["decisions"], last["seconds"], last["mean_return"]
+
+
 def comparison():
     """Record three agents after the same time on this machine."""
     rows = []
     contenders = {
         "this chapter": ours,
         "Stable-Baselines3 PPO": sb3,
-        "first chapter": first_chapter,
+        "the first chapter": first_chapter_for,
     }
     for name, contender in contenders.items():
         decisions, seconds, mean_return = contender(60 * MINUTES, 1)
@@ -440,7 +547,7 @@ def speed():
     for seed in range(5):
         games = code.make_games(notebook_value(SOURCE, "N_GAMES"))
         alone = code.random_play_speed(games, 400, seed)
-        games.close()
+        code.close(games)
         _, history = train(code, settings, seed, 15)
         last = history[-1]
         training = last["decisions"] / last["seconds"]
@@ -455,7 +562,15 @@ def speed():
 
 PARTS = {
     part.__name__: part
-    for part in (runs, evaluation, ladder, comparison, speed)
+    for part in (
+        runs,
+        agent,
+        evaluation,
+        plateau,
+        ladder,
+        comparison,
+        speed,
+    )
 }
 
 if __name__ == "__main__":
