@@ -58,10 +58,11 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 	@$(BIN)/jupytext --quiet --to py:percent content/train-to-win.md --output _build/train-to-win.py
 	@cd content && env -u PONG_BUDGET MPLBACKEND=agg $(abspath $(BIN))/python ../_build/train-to-win.py
 
-# What the pages show as recorded, written by the notebook's own functions. An hour on two cores.
+# What the pages show as recorded, written by the notebook's own functions. Two to three hours
+# on two cores; the longest part, `agent`, keeps checkpoints in _build and goes on from them.
 .PHONY: record
 record: $(VENV) ## record the reference runs, the ladder and the shipped agent anew
-	@$(BIN)/python content/data/record.py runs evaluation ladder
+	@$(BIN)/python content/data/record.py runs agent evaluation plateau ladder
 
 .PHONY: bench
 bench: $(VENV) $(PEERS) ## compare speed, the ladder, and other agents (MINUTES=10 each)
