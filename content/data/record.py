@@ -29,9 +29,9 @@ sys.path.insert(0, str(DATA.parents[1] / "tests"))
 from conftest import notebook_functions, notebook_value
 
 SEEDS = (1, 2, 3, 4, 5)
-LADDER_SEEDS, LADDER_DECISIONS = (1, 2, 3), 250_000
+LADDER_SEEDS, LADDER_DECISIONS = (1, 2, 3), 200_000
 LADDER_SECONDS = 60
-PLATEAU_SEEDS = (1, 2, 3, 4)
+PLATEAU_SEEDS, PLATEAU_DECISIONS = (1, 2, 3, 4, 5), 1_000_000
 AGENT_SEEDS, AGENT_DECISIONS = (4,), 4_000_000
 NEVER = -1e4  # a bias with which an action has no chance
 EVALUATION_GAMES = 100
@@ -309,10 +309,15 @@ def variants(code):
     return rungs
 
 
-def train_without_stay(seed):
-    """Return the rows of a whole training in which the agent cannot stay."""
-    code = notebook_functions(SOURCE)
+def plateau_settings():
+    """Return the settings of the trainings without the action "stay"."""
     settings = notebook_value(SOURCE, "settings")
+    return settings | {"decisions": PLATEAU_DECISIONS}
+
+
+def train_without_stay(seed):
+    """Return the rows of a training in which the agent cannot stay."""
+    code, settings = notebook_functions(SOURCE), plateau_settings()
     model = code.initialize_model(
         code.np.random.default_rng(seed), stay_bias=NEVER
     )
@@ -323,7 +328,7 @@ def train_without_stay(seed):
 
 
 def plateau():
-    """Record whole trainings without the action "stay", one per core.
+    """Record trainings without the action "stay", one per core.
 
     Their seconds are those of a computer that does several things at once.
     """
@@ -334,7 +339,7 @@ def plateau():
     facts = provenance(
         seeds=PLATEAU_SEEDS,
         games=notebook_value(SOURCE, "N_GAMES"),
-        settings=notebook_value(SOURCE, "settings"),
+        settings=plateau_settings(),
     )
     write_table("plateau", [row for rows in results for row in rows], facts)
 
