@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from docutils import nodes
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from recordings import figure
 from sphinx.util.docutils import SphinxDirective
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -164,11 +164,11 @@ def set_substitutions(app, config):
 
 
 def draw():
-    """Return the learning curves as SVG, and what is seen in words.
+    """Return the learning curves as SVG, which says what is seen.
 
     Returns
     -------
-    svg, text : str
+    str
     """
     runs = curves()
     style = {
@@ -181,8 +181,8 @@ def draw():
         **dict.fromkeys(("xtick.color", "ytick.color"), INK),
     }
     with rc_context(style):
-        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
-        ax = figure.subplots()
+        drawing = Figure(figsize=(5.4, 3.2), layout="constrained")
+        ax = drawing.subplots()
         for minutes, returns in runs:
             ax.plot(minutes, returns, color=LINES, linewidth=1.5)
         ax.axhline(0, color=INK, linestyle=":", linewidth=1)
@@ -196,10 +196,10 @@ def draw():
         )
         ax.set_xlim(left=0)
         ax.spines[["top", "right"]].set_visible(False)
-        figure.patch.set_visible(False)
+        drawing.patch.set_visible(False)
         ax.patch.set_visible(False)
         buffer = StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        drawing.savefig(buffer, format="svg", metadata={"Date": None})
     ends = [returns[-1] for _, returns in runs]
     text = (
         f"{len(runs)} learning curves, one for each recorded run. They begin "
@@ -219,9 +219,7 @@ def draw():
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
     for drawn, shown in PAGE_COLORS.items():
         svg = svg.replace(drawn, shown)
-    return svg.replace(
-        "<svg ", f'<svg role="img" aria-label="{text}" ', 1
-    ), text
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{text}" ', 1)
 
 
 class LearningCurve(SphinxDirective):
@@ -232,12 +230,7 @@ class LearningCurve(SphinxDirective):
     def run(self):
         """Return a figure."""
         self.env.note_dependency(str(DATA / "reference-runs.csv"))
-        figure = nodes.figure(classes=["learning-curve"])
-        figure += nodes.raw("", draw()[0], format="html")
-        parsed = nodes.Element()
-        self.state.nested_parse(self.content, self.content_offset, parsed)
-        figure += nodes.caption("", "", *parsed[0].children)
-        return [figure]
+        return figure(self, "learning-curve", draw())
 
 
 def setup(app):

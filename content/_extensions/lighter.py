@@ -1,19 +1,21 @@
 """Sphinx extension: pages load what they use, and nothing they do not.
 
-Scripts wait until the page is there. MathJax comes with the pages that have
-formulas, and only those of its files that such a page can ask for are kept.
-Of the theme's 2,000 icons, those that are used remain.
+Style sheets and scripts come with the pages that need them, and scripts wait
+until the page is there. Pictures wait until the reader is near. Of MathJax
+those files are kept that a page can ask for, and of the theme's 2,000 icons
+those that are used.
 """
 
 import logging
 import re
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import unquote
 
 import pydata_sphinx_theme
-from docutils import nodes
 from fontTools import subset
 from fontTools.ttLib import TTFont
+from PIL import Image
 
 THEME = (
     Path(pydata_sphinx_theme.__file__).parent
@@ -26,6 +28,14 @@ SPOKEN = ("base", "en", "nemeth")  # of the languages it speaks
 
 logging.getLogger("fontTools").setLevel(logging.WARNING)
 
+# Style sheets and scripts, and how to tell that a page needs them.
+SIGNS = {
+    "copybutton": "highlight",
+    "clipboard": "highlight",
+    "mystnb": 'class="cell',
+    "sphinx-design": "sd-",
+    "design-tabs": "sd-tab",
+}
 ICON_RULE = re.compile(r'\.fa-[^{}]*\{content:"([^"]*)"\}')
 ICON_CLASS = re.compile(r"\bfa-[a-z0-9-]+")
 FONT_FILE = re.compile(
@@ -35,24 +45,70 @@ FONT_FILE = re.compile(
 
 
 def load_less(app, pagename, templatename, context, doctree):
-    """Let scripts wait, and leave MathJax out where there is no formula."""
-    formulas = doctree is not None and any(
-        next(doctree.findall(kind), None) is not None
-        for kind in (nodes.math, nodes.math_block)
-    )
+    """Let scripts wait, and leave out what the page has no use for."""
+    body = context.get("body", "")
+
+    def wanted(asset):
+        name = str(getattr(asset, "filename", None) or "")
+        return all(
+            sign in body for part, sign in SIGNS.items() if part in name
+        )
+
+    context["css_files"] = [c for c in context["css_files"] if wanted(c)]
     scripts = []
-    for script in context["script_files"]:
+    for script in filter(wanted, context["script_files"]):
         name = str(getattr(script, "filename", None) or "")
-        if not formulas and (
-            "mathjax" in name or "MathJax" in script.attributes.get("body", "")
-        ):
-            continue
+        if "mathjax" in name:
+            continue  # book.js loads it when a formula comes near
         # The search page calls doctools.js at once.
         if name and templatename != "search.html":
             if not name.endswith("documentation_options.js"):
-                script.attributes["defer"] = "defer"
+                # A script object is shared by all pages.
+                script = type(script)(
+                    script.filename,
+                    priority=script.priority,
+                    **{**script.attributes, "defer": "defer"},
+                )
         scripts.append(script)
     context["script_files"] = scripts
+    if body:
+        context["body"] = measured(body, app, pagename)
+
+
+def measured(body, app, pagename):
+    """Return a page whose pictures say how much room they need.
+
+    So nothing moves when they arrive. All but the first are fetched when the
+    reader comes near.
+
+    Parameters
+    ----------
+    body : str
+        HTML.
+    app : sphinx.application.Sphinx
+    pagename : str
+
+    Returns
+    -------
+    str
+    """
+    sources = {name: path for path, name in app.builder.images.items()}
+    count = 0
+
+    def measure(match):
+        nonlocal count
+        path = sources.get(unquote(match[1]).rsplit("/", 1)[-1])
+        if path is None or path.endswith(".svg") or " height=" in match[0]:
+            return match[0]
+        with Image.open(Path(app.srcdir) / path) as picture:
+            width, height = picture.size
+        count += 1
+        lazy = 'loading="lazy" ' if count > 1 else ""
+        return match[0].replace(
+            "<img ", f'<img {lazy}width="{width}" height="{height}" ', 1
+        )
+
+    return re.sub(r'<img [^>]*?src="([^"]*)"[^>]*>', measure, body)
 
 
 def characters(css):

@@ -193,13 +193,40 @@ class Recording(SphinxDirective):
         if "playing" in self.options:
             attributes["data-playing"] = ""
         video = soup.new_tag("video", attrs=attributes)
-        figure = nodes.figure(classes=["recording"])
-        figure += nodes.raw("", str(video), format="html")
-        parsed = nodes.Element()
-        self.state.nested_parse(self.content, self.content_offset, parsed)
-        if parsed.children:
-            figure += nodes.caption("", "", *parsed[0].children)
-        return [figure]
+        return figure(self, "recording", str(video))
+
+
+def figure(directive, kind, html):
+    """Return the nodes of a figure without a number.
+
+    Parameters
+    ----------
+    directive : docutils.parsers.rst.Directive
+        Its content is the caption.
+    kind : str
+        For the style sheet.
+    html : str
+        What is shown.
+
+    Returns
+    -------
+    list of docutils.nodes.Node
+    """
+    caption = nodes.Element()
+    directive.state.nested_parse(
+        directive.content, directive.content_offset, caption
+    )
+
+    def raw(text):
+        return nodes.raw("", text, format="html")
+
+    return [
+        raw(f'<figure class="{kind}">'),
+        raw(html),
+        raw("<figcaption>"),
+        *caption.children,
+        raw("</figcaption></figure>"),
+    ]
 
 
 def setup(app):

@@ -11,6 +11,7 @@ import posixpath
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 # The addresses in a page: attributes of its elements.
 ADDRESS = re.compile(
@@ -86,8 +87,31 @@ def write_front_door(app, exception):
     Path(app.outdir, "index.html").write_text(text, encoding="utf-8")
 
 
+def write_sitemap(app, exception):
+    """Tell search engines which pages there are.
+
+    All of them: sphinx-sitemap lists those that this build has written.
+    """
+    if exception or app.builder.name != "html":
+        return
+    urls = ElementTree.Element(
+        "urlset", xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"
+    )
+    for name in sorted(app.env.found_docs):
+        location = ElementTree.SubElement(
+            ElementTree.SubElement(urls, "url"), "loc"
+        )
+        location.text = app.config.html_baseurl + app.builder.get_target_uri(
+            name
+        )
+    ElementTree.ElementTree(urls).write(
+        Path(app.outdir, "sitemap.xml"), "utf-8", xml_declaration=True
+    )
+
+
 def setup(app):
     """Before the other extensions read the address, and after all pages."""
     app.connect("config-inited", set_address, priority=100)
     app.connect("build-finished", write_front_door, priority=100)
+    app.connect("build-finished", write_sitemap)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

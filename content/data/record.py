@@ -1,6 +1,6 @@
 """Record the results that "Train to win" shows, with the notebook's own code.
 
-    python record.py runs agent evaluation games plateau ladder comparison speed
+    python record.py runs agent evaluation games plateau ladder speed
 
 Each name is a part; `make record` and `make bench` call them. A part writes
 its table or weights beside this file, and what made them into a .json of the
