@@ -62,12 +62,17 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 # on two cores; the longest part, `agent`, keeps checkpoints in _build and goes on from them.
 .PHONY: record
 record: $(VENV) ## record the reference runs, the ladder and the shipped agent anew
-	@$(BIN)/python content/data/record.py runs agent evaluation plateau ladder
+	@$(BIN)/python content/data/record.py runs agent evaluation games plateau ladder
 
 .PHONY: bench
-bench: $(VENV) $(PEERS) ## compare speed, the ladder, and other agents (MINUTES=10 each)
+bench: $(VENV) $(PEERS) ## compare speed, the ladder, other agents (MINUTES=10 each), and pages
 	@$(BIN)/python content/data/record.py speed ladder
 	@MINUTES=$(MINUTES) $(PEERS:installed=bin/python) content/data/record.py comparison
+	@$(MAKE) --no-print-directory lighthouse
+
+.PHONY: lighthouse
+lighthouse: book system-packages ## measure how fast and how usable the pages are (needs Node.js)
+	@$(BIN)/python tests/lighthouse.py
 
 .PHONY: notebooks
 notebooks: $(VENV) ## run the .md files and refresh the .ipynb beside them
@@ -120,8 +125,8 @@ repository: ## set the project's address everywhere: make repository URL=https:/
 	@set -e; echo "$(URL)" | grep -Eq '^https://github.com/[^/ ]+/[^/ ]+$$' || \
 	    { echo "say which: make repository URL=https://github.com/you/pong"; exit 2; }
 	@set -e; old=$$(sed -n 's|^  url: https://github.com/||p' _config.yml); new="$(URL)"; \
-	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml README.md content/train-to-win.*; \
-	rm _config.yml.bak README.md.bak content/train-to-win.*.bak
+	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml CITATION.cff README.md content/train-to-win.*; \
+	rm _config.yml.bak CITATION.cff.bak README.md.bak content/train-to-win.*.bak
 
 .PHONY: clean
 clean: ## remove what the commands made, and .venv

@@ -1,6 +1,6 @@
 """Record the results that "Train to win" shows, with the notebook's own code.
 
-    python record.py runs agent evaluation plateau ladder comparison speed
+    python record.py runs agent evaluation games plateau ladder speed
 
 Each name is a part; `make record` and `make bench` call them. A part writes
 its table or weights beside this file, and what made them into a .json of the
@@ -9,11 +9,14 @@ same name. Nothing here is edited by hand.
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import platform
 import re
+import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from datetime import date
@@ -27,6 +30,9 @@ BUILD = DATA.parents[1] / "_build"
 sys.path.insert(0, str(DATA.parents[1] / "tests"))
 
 from conftest import notebook_functions, notebook_value
+from imageio_ffmpeg import count_frames_and_secs, get_ffmpeg_exe, read_frames
+from matplotlib.figure import Figure
+from PIL import Image
 
 SEEDS = (1, 2, 3, 4, 5)
 LADDER_SEEDS, LADDER_DECISIONS = (1, 2, 3), 200_000
@@ -583,12 +589,80 @@ def speed():
     print(f"median ratio of 5: {code.np.median(ratios):.2f}")
 
 
+def games():
+    """Record what the first page shows: a game before training, and one after.
+
+    Seed 7 for both, as in the chapter. The picture that shared links show is
+    made from the second game.
+    """
+    code, facts = notebook_functions(SOURCE), provenance()
+    before = code.initialize_model(code.np.random.default_rng(1))
+    after = code.load_model(DATA / "agent.safetensors")
+    for name, model, rng in (
+        ("before", before, code.np.random.default_rng(7)),
+        ("after", after, None),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            total, path = code.record_game(
+                model, f"{folder}/video", name, 7, rng
+            )
+            write(
+                f"{name}.mp4", lambda target, path=path: squeeze(path, target)
+            )
+            n_pictures, seconds = count_frames_and_secs(path)
+            facts[name] = {"return": float(total), "seconds": seconds}
+            print(name, facts[name], flush=True)
+            if name == "after":
+                court = picture(path, n_pictures - 60)
+    write("share.png", lambda target: draw_share(court, target))
+    write_facts("games", facts)
+
+
+def squeeze(path, target):
+    """Compress a recording for the web: small, and begins to play at once."""
+    options = (
+        "-an -c:v libx264 -preset veryslow -crf 30 -tune animation"
+        " -pix_fmt yuv420p -g 600 -movflags +faststart"
+    )
+    command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-i", path]
+    subprocess.run([*command, *options.split(), str(target)], check=True)
+
+
+def picture(path, number):
+    """Return one picture of a recording, a PIL.Image.Image."""
+    reader = read_frames(path)
+    width, height = next(reader)["size"]
+    frame = next(itertools.islice(reader, number, None))
+    reader.close()
+    return Image.frombytes("RGB", (width, height), frame)
+
+
+def draw_share(court, target):
+    """Draw the picture that shared links show, 1200 by 630 pixels."""
+    figure = Figure(figsize=(12, 6.3), facecolor="#1b1b1b")
+    game = figure.add_axes((0.03, 0.05, 0.40, 0.90))
+    game.imshow(court, interpolation="nearest")
+    game.set_axis_off()
+    for y, size, text in (
+        (0.72, 54, "Pong from pixels"),
+        (
+            0.50,
+            27,
+            "Build an agent that learns to win\nby looking at the screen.",
+        ),
+        (0.24, 27, "From scratch, in NumPy,\nwithout a GPU."),
+    ):
+        figure.text(0.44, y, text, size=size, color="white", linespacing=1.5)
+    figure.savefig(target, dpi=100)
+
+
 PARTS = {
     part.__name__: part
     for part in (
         runs,
         agent,
         evaluation,
+        games,
         plateau,
         ladder,
         comparison,
