@@ -125,6 +125,9 @@ def test_recorded_results_are_shown_as_tables(pages):
     soup = pages["content/train-to-win"]
     rows = [len(t.select("tbody tr")) for t in soup.article.find_all("table")]
     assert rows == [6, 7]  # five runs and their median; the ladder
+    soup = pages["content/inside-the-agent"]
+    rows = [len(t.select("tbody tr")) for t in soup.article.find_all("table")]
+    assert rows == [6, 8, 14]  # targets of the probe; erased; variants
 
 
 def test_pictures_have_a_text(pages):

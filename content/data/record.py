@@ -1,10 +1,13 @@
-"""Record the results that "Train to win" shows, with the notebook's own code.
+"""Record the results that the notebooks show, with their own code.
 
-    python record.py runs agent evaluation games plateau ladder speed
+    python record.py runs agent evaluation games plateau ladder
+    python record.py comparison speed
+    python record.py erasing variants_of_the_game points
 
-Each name is a part; `make record` and `make bench` call them. A part writes
-its table or weights beside this file, and what made them into a .json of the
-same name. Nothing here is edited by hand.
+Each name is a part; `make record` and `make bench` call them. Those in the last
+line belong to "Inside the agent", the others to "Train to win". A part
+writes its table or weights beside this file, and what made them into a .json
+of the same name. Nothing here is edited by hand.
 """
 
 import csv
@@ -27,6 +30,7 @@ from pathlib import Path
 DATA = Path(__file__).resolve().parent
 SOURCE = DATA.parent / "train-to-win.md"
 BUILD = DATA.parents[1] / "_build"
+INSIDE = DATA.parent / "inside-the-agent.md"
 sys.path.insert(0, str(DATA.parents[1] / "tests"))
 
 from conftest import notebook_functions, notebook_value
@@ -41,6 +45,9 @@ PLATEAU_SEEDS, PLATEAU_DECISIONS = (1, 2, 3, 4, 5), 1_000_000
 AGENT_SEEDS, AGENT_DECISIONS = (2,), 4_000_000
 NEVER = -1e4  # a bias with which an action has no chance
 EVALUATION_GAMES = 100
+# "Inside the agent": games of each kind, and the seed of the first one.
+ERASING_GAMES, VARIANT_GAMES, POINTS_GAMES = 30, 20, 40
+FIRST_SEED = 200_000
 MINUTES = float(os.environ.get("MINUTES", "10"))  # of the comparison
 
 
@@ -98,16 +105,18 @@ def write_facts(name, facts):
 
 
 def update_hashes():
-    """Write the SHA-256 of the recorded files into the notebook."""
-    text = SOURCE.read_text(encoding="utf-8")
-    for path in DATA.iterdir():
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        text = re.sub(
-            rf'("{re.escape(path.name)}": )(?:"\w*"|\(\s*"\w*"\s*\))',
-            rf'\1"{digest}"',
-            text,
-        )
-    SOURCE.write_text(text, encoding="utf-8")
+    """Write the SHA-256 of the recorded files into the notebooks."""
+    for source in (SOURCE, INSIDE):
+        old = text = source.read_text(encoding="utf-8")
+        for path in DATA.iterdir():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            text = re.sub(
+                rf'("{re.escape(path.name)}": )(?:"\w*"|\(\s*"\w*"\s*\))',
+                rf'\1"{digest}"',
+                text,
+            )
+        if text != old:
+            source.write_text(text, encoding="utf-8")
 
 
 def train(code, settings, seed, max_seconds=float("inf")):
@@ -656,6 +665,118 @@ def draw_share(court, target):
     figure.savefig(target, dpi=100)
 
 
+def share_out(function, jobs):
+    """Return what a function makes of each job, computed on all cores.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a job as its arguments. It must not be a closure.
+    jobs : list of tuple
+
+    Returns
+    -------
+    list
+        In the order of the jobs.
+    """
+    context = get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        return list(pool.map(function, *zip(*jobs)))
+
+
+def seeds_of(job, n_jobs, n_games):
+    """Return the seeds of one of several jobs that share some games."""
+    return [FIRST_SEED + i for i in range(job, n_games, n_jobs)]
+
+
+def measure_games(seeds, without, settings):
+    """Return rows with the results of greedy games of the shipped agent."""
+    code = notebook_functions(INSIDE)
+    model = code.load_model(DATA / "agent.safetensors")
+    returns, decisions = code.measure(model, seeds, without, **settings)
+    return [
+        {"seed": seed, "return": int(total), "decisions": int(length)}
+        for seed, total, length in zip(seeds, returns, decisions)
+    ]
+
+
+def measure_kinds(key, kinds, n_games):
+    """Return the rows of games of several kinds, and print their means.
+
+    Parameters
+    ----------
+    key : str
+        The column that tells the kinds apart.
+    kinds : dict of str to (str, dict)
+        What the network does not see, and the settings of the game.
+    n_games : int
+        Of each kind.
+
+    Returns
+    -------
+    list of dict
+    """
+    n_jobs = os.cpu_count()
+    jobs = [
+        (seeds_of(job, n_jobs, n_games), *kind)
+        for kind in kinds.values()
+        for job in range(n_jobs)
+    ]
+    parts, rows = iter(share_out(measure_games, jobs)), []
+    for name in kinds:
+        games = [row for _ in range(n_jobs) for row in next(parts)]
+        games.sort(key=lambda row: row["seed"])
+        mean = sum(row["return"] for row in games) / len(games)
+        print(f"{name}: {mean:+.2f} in {len(games)} games", flush=True)
+        rows += [{key: name, **row} for row in games]
+    return rows
+
+
+def erasing():
+    """Record what becomes of the shipped agent if it does not see a part."""
+    names = notebook_value(INSIDE, "ERASED")
+    kinds = {name: (name, {}) for name in names}
+    rows = measure_kinds("erased", kinds, ERASING_GAMES)
+    facts = provenance(environment="ALE/Pong-v5", actions="greedy")
+    write_table("erasing", rows, facts)
+
+
+def variants_of_the_game():
+    """Record how the shipped agent does in other games than its own."""
+    settings = notebook_value(INSIDE, "VARIANTS")
+    kinds = {name: ("nothing", values) for name, values in settings.items()}
+    rows = measure_kinds("variant", kinds, VARIANT_GAMES)
+    facts = provenance(
+        environment="ALE/Pong-v5", actions="greedy", variants=settings
+    )
+    write_table("variants", rows, facts)
+
+
+def watch_arrivals(seeds):
+    """Return rows with all balls that came to a paddle in some games."""
+    code = notebook_functions(INSIDE)
+    model, rows = code.load_model(DATA / "agent.safetensors"), []
+    for some in (seeds[i : i + 10] for i in range(0, len(seeds), 10)):
+        for seed, game in zip(some, code.watch(model, some)):
+            rows += code.arrival_rows(seed, game.ram)
+    return rows
+
+
+def points():
+    """Record where the shipped agent wins and loses its points."""
+    n_jobs = os.cpu_count()
+    jobs = [(seeds_of(job, n_jobs, POINTS_GAMES),) for job in range(n_jobs)]
+    rows = [row for part in share_out(watch_arrivals, jobs) for row in part]
+    rows.sort(key=lambda row: row["seed"])  # within a game, as it was played
+    for player in ("agent", "opponent"):
+        balls = [row["missed"] for row in rows if row["player"] == player]
+        print(f"the {player} missed {sum(balls)} of {len(balls)} balls")
+    facts = provenance(
+        environment="ALE/Pong-v5", actions="greedy", games=POINTS_GAMES
+    )
+    write_table("points", rows, facts)
+
+
 PARTS = {
     part.__name__: part
     for part in (
@@ -667,6 +788,9 @@ PARTS = {
         ladder,
         comparison,
         speed,
+        erasing,
+        variants_of_the_game,
+        points,
     )
 }
 
