@@ -61,10 +61,11 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 	@$(BIN)/jupytext --quiet --to py:percent content/train-to-win.md --output _build/train-to-win.py
 	@cd content && env -u PONG_BUDGET MPLBACKEND=agg $(abspath $(BIN))/python ../_build/train-to-win.py
 
-# What the pages show as recorded, written by the notebooks' own functions. An hour on two cores.
+# What the pages show as recorded, written by the notebooks' own functions. Two to three hours
+# on two cores; the longest part, `agent`, keeps checkpoints in _build and goes on from them.
 .PHONY: record
 record: $(VENV) ## record the reference runs, the ladder and the shipped agent anew
-	@$(BIN)/python content/data/record.py runs evaluation ladder
+	@$(BIN)/python content/data/record.py runs agent evaluation games plateau ladder
 	@$(BIN)/python content/data/record.py $(INSIDE)
 
 # After new weights, without a new training: eight minutes on two cores.
@@ -73,9 +74,14 @@ inside: $(VENV) ## record anew what "Inside the agent" shows of the shipped agen
 	@$(BIN)/python content/data/record.py $(INSIDE)
 
 .PHONY: bench
-bench: $(VENV) $(PEERS) ## compare speed, the ladder, and other agents (MINUTES=10 each)
+bench: $(VENV) $(PEERS) ## compare speed, the ladder, other agents (MINUTES=10 each), and pages
 	@$(BIN)/python content/data/record.py speed ladder
 	@MINUTES=$(MINUTES) $(PEERS:installed=bin/python) content/data/record.py comparison
+	@$(MAKE) --no-print-directory lighthouse
+
+.PHONY: lighthouse
+lighthouse: book system-packages ## measure how fast and how usable the pages are (needs Node.js)
+	@$(BIN)/python tests/lighthouse.py
 
 .PHONY: notebooks
 notebooks: $(VENV) ## run the .md files and refresh the .ipynb beside them
@@ -128,8 +134,8 @@ repository: ## set the project's address everywhere: make repository URL=https:/
 	@set -e; echo "$(URL)" | grep -Eq '^https://github.com/[^/ ]+/[^/ ]+$$' || \
 	    { echo "say which: make repository URL=https://github.com/you/pong"; exit 2; }
 	@set -e; old=$$(sed -n 's|^  url: https://github.com/||p' _config.yml); new="$(URL)"; \
-	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml README.md content/train-to-win.* content/inside-the-agent.*; \
-	rm _config.yml.bak README.md.bak content/*.bak
+	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml CITATION.cff README.md content/train-to-win.* content/inside-the-agent.*; \
+	rm _config.yml.bak CITATION.cff.bak README.md.bak content/*.bak
 
 .PHONY: clean
 clean: ## remove what the commands made, and .venv

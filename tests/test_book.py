@@ -1,5 +1,7 @@
 """The built book: complete, without warnings, and with links that lead somewhere."""
 
+import csv
+import json
 import re
 from urllib.parse import unquote, urlsplit
 
@@ -9,6 +11,7 @@ import yaml
 from bs4 import BeautifulSoup
 from conftest import ROOT, SOURCES, build_book
 from jupyter_cache import get_cache
+from PIL import Image
 
 
 def toc_pages():
@@ -22,6 +25,14 @@ def toc_pages():
 
 
 PAGES = toc_pages()
+TITLES = {
+    page: re.search(
+        r"^# (.+)$",
+        (ROOT / f"{page}.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )[1]
+    for page in PAGES
+}
 NOTEBOOKS = [path.relative_to(ROOT).with_suffix("") for path in SOURCES]
 
 
@@ -127,17 +138,43 @@ def test_pictures_have_a_text(pages):
             assert "_images" not in text
 
 
-def test_videos_can_be_controlled_and_have_a_text(executed):
-    _, soup, _ = executed
-    videos = soup.article.find_all("video")
+@pytest.mark.parametrize("page", ["content/index", *map(str, NOTEBOOKS)])
+def test_videos_are_files_with_controls_a_poster_and_a_text(book, pages, page):
+    page = page.replace("\\", "/")
+    text = (book.html / f"{page}.html").read_text(encoding="utf-8")
+    assert "data:video" not in text
+    videos = pages[page].article.find_all("video")
     assert videos
     for video in videos:
         assert video.has_attr("controls")
         assert video.has_attr("muted")
-        assert len(video["aria-label"]) > 40
+        assert video["preload"] == "none"
+        assert int(video["width"]) / int(video["height"]) == pytest.approx(
+            160 / 210, abs=0.01
+        )
+        folder = (book.html / page).parent
+        assert (folder / video["src"]).stat().st_size < 2_000_000
+        assert (folder / video["poster"]).stat().st_size < 50_000
+        # A label for those who do not see it, and a caption for all.
+        caption = video.find_parent("figure").figcaption
+        if video.has_attr("aria-label"):
+            assert len(video["aria-label"]) > 100
+        else:
+            assert video["aria-labelledby"] == caption["id"]
+            assert len(caption.get_text()) > 40
+        assert caption.get_text().strip()
 
 
-def test_internal_links_lead_somewhere(book):
+def test_notebooks_hold_their_videos(executed):
+    """They play where only the notebook is: the files are for the pages."""
+    _, soup, cells = executed
+    outputs = str([cell.outputs for cell in cells])
+    embedded = outputs.count("data:video/mp4;base64,")
+    assert embedded == len(soup.article.find_all("video")) > 0
+
+
+def test_internal_links_lead_somewhere(book, config):
+    prefix = f"/{config['repository']['url'].rsplit('/', 1)[-1]}/"
     soups = {
         path.resolve(): BeautifulSoup(
             path.read_text(encoding="utf-8"), "html.parser"
@@ -148,13 +185,19 @@ def test_internal_links_lead_somewhere(book):
     checked = 0
     for path, soup in soups.items():
         links = [(a["href"], a) for a in soup.find_all("a", href=True)]
-        links += [(i["src"], i) for i in soup.find_all("img", src=True)]
+        links += [(i["src"], i) for i in soup.find_all(["img", "video"])]
+        links += [(i["poster"], i) for i in soup.find_all("video")]
+        links += [(i["href"], i) for i in soup.select("head link[href]")]
         for link, tag in links:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc or link in ("#", ""):
                 continue
             target = path
-            if parts.path:
+            if parts.path.startswith(prefix):  # on the page for lost readers
+                target = (
+                    book.html / unquote(parts.path.removeprefix(prefix))
+                ).resolve()
+            elif parts.path:
                 target = (path.parent / unquote(parts.path)).resolve()
             assert target.exists(), (path.name, link)
             if parts.fragment and target in soups and tag.name == "a":
@@ -228,3 +271,104 @@ def test_launch_buttons_open_the_notebook(executed, config):
     assert (ROOT / f"{name}.ipynb").exists()
     downloads = [link for link in links if "_sources" in link]
     assert {link.rsplit(".", 1)[-1] for link in downloads} == {"ipynb", "md"}
+
+
+# Found and shared
+
+
+def test_every_page_tells_what_it_is(book, pages, config):
+    owner, name = config["repository"]["url"].split("/")[-2:]
+    address = f"https://{owner.lower()}.github.io/{name}/"
+    said = {"title": set(), "description": set()}
+    for page, soup in pages.items():
+        metas = {
+            tag.get("property") or tag.get("name"): tag.get("content")
+            for tag in soup.head.find_all("meta")
+        }
+        assert soup.head.title.get_text().startswith(TITLES[PAGES[0]]) or (
+            soup.head.title.get_text().startswith(metas["og:title"])
+        )
+        assert 50 <= len(metas["description"]) <= 210, page
+        assert metas["og:description"] == metas["description"]
+        assert metas["og:url"] == f"{address}{page}.html"
+        canonical = soup.head.find("link", rel="canonical")["href"]
+        assert canonical == metas["og:url"]
+        assert metas["og:image"] == f"{address}share.png"
+        assert len(metas["og:image:alt"]) > 100
+        assert metas["twitter:card"] == "summary_large_image"
+        said["title"].add(soup.head.title.get_text())
+        said["description"].add(metas["description"])
+    assert all(len(texts) == len(PAGES) for texts in said.values())
+    with Image.open(book.html / "share.png") as picture:
+        assert picture.size == (1200, 630)
+    assert (book.html / "share.png").stat().st_size < 300_000
+
+
+def test_shared_link_shows_the_first_page(book, pages):
+    door = BeautifulSoup(
+        (book.html / "index.html").read_text(encoding="utf-8"), "html.parser"
+    )
+    first = pages[PAGES[0]]
+    assert door.article.get_text() == first.article.get_text()
+    assert door.head.find_all("meta") == first.head.find_all("meta")
+
+
+def test_sitemap_lists_the_pages(book, pages):
+    text = (book.html / "sitemap.xml").read_text(encoding="utf-8")
+    assert set(re.findall(r"<loc>(.*?)</loc>", text)) == {
+        soup.head.find("link", rel="canonical")["href"]
+        for soup in pages.values()
+    }
+
+
+def test_logo_and_icon_are_our_own(book, pages):
+    for page, soup in pages.items():
+        folder = (book.html / page).parent
+        icon = soup.head.find("link", rel="icon")["href"]
+        logo = soup.select_one("a.navbar-brand img")
+        assert "Pong from pixels" in logo["alt"]
+        for link, name in ((icon, "favicon.svg"), (logo["src"], "logo.svg")):
+            source = ROOT / "content" / "images" / name
+            assert (folder / link).read_bytes() == source.read_bytes(), page
+
+
+def test_first_page_says_what_was_recorded(pages):
+    """Read the files again, with other means, and look for the figures."""
+    data = ROOT / "content" / "data"
+    with open(data / "evaluation.csv", encoding="utf-8", newline="") as file:
+        returns = [
+            int(row["return"])
+            for row in csv.DictReader(file)
+            if row["actions"] == "greedy"
+        ]
+    won = sum(points > 0 for points in returns)
+    facts = json.loads((data / "games.json").read_text(encoding="utf-8"))
+    agent = json.loads((data / "agent.json").read_text(encoding="utf-8"))
+    article = pages[PAGES[0]].article
+    text = " ".join(article.get_text().split())
+    mean = sum(returns) / len(returns)
+    assert f"won {won} of {len(returns)} games" in text
+    assert f"by {mean:.1f} points" in text
+    assert f"{agent['settings']['decisions']:,} decisions" in text
+    for name in ("before", "after"):
+        assert f": {facts[name]['return']:+.0f}".replace("-", "−") in text
+    assert facts["before"]["return"] < 0 < facts["after"]["return"]
+    curve = article.select_one("svg[role=img]")
+    assert "learning curves" in curve["aria-label"]
+    assert len(curve.select("[id^=line2d]")) > 5
+    assert "{{" not in text
+
+
+def test_pages_carry_no_more_than_they_use(book, pages):
+    for page, soup in pages.items():
+        loaded = str(soup.head)
+        assert "fontawesome.js" not in loaded
+        assert "searchindex.js" not in loaded
+        assert ("mystnb" in loaded) == bool(soup.select("div.cell")), page
+    size = sum(
+        path.stat().st_size for path in (book.html / "_static").rglob("*.*")
+    )
+    assert size < 15_000_000
+    fonts = list((book.html / "_static/vendor").rglob("*.*"))
+    assert {path.suffix for path in fonts} == {".woff"}
+    assert all(path.stat().st_size < 20_000 for path in fonts)

@@ -24,6 +24,7 @@ TOOLS = {"ipykernel", "jupyterlab", "jupytext", "moviepy"}
 
 # What repeats the project's address, besides the setting itself.
 COPIES = (
+    "CITATION.cff",
     "README.md",
     "content/inside-the-agent.ipynb",
     "content/inside-the-agent.md",
@@ -200,6 +201,21 @@ def test_address_stands_in_one_setting(config):
     slug = config["repository"]["url"].removeprefix("https://github.com/")
     holders = set(run("git", "grep", "-lF", slug).stdout.split())
     assert holders == {"_config.yml", *COPIES}
+
+
+def test_citation_is_valid(config):
+    done = run(
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.citation-file-format",
+        "CITATION.cff",
+    )
+    assert done.returncode == 0, done.stdout
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["title"] == config["title"]
+    assert citation["repository-code"] == config["repository"]["url"]
 
 
 def test_make_repository_changes_the_address(tmp_path, config):

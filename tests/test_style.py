@@ -45,7 +45,8 @@ def test_functions_read_no_variable_of_the_notebook(source):
     ]
     assert len(own) >= 5
     for function in own:
-        for name in global_names(function.__code__):
+        # A context manager is wrapped in a function of contextlib.
+        for name in global_names(inspect.unwrap(function).__code__):
             value = getattr(defined, name, getattr(builtins, name, None))
             assert callable(value) or inspect.ismodule(value), (
                 f"{function.__name__} reads the variable {name}"

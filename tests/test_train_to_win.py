@@ -325,16 +325,16 @@ def test_find_objects_refuses_other_arrays(code, frames):
 
 
 def test_find_objects_sees_paddles_and_ball_of_a_game(code):
-    games = code.make_games(2)
-    frames, _ = games.reset(seed=3)
-    assert frames.shape == (2, 1, 210, 160)
+    games = code.make_games(4)
+    pictures = code.reset(games, seed=3)
+    assert [frames.shape for frames in pictures] == [(2, 210, 160)] * 2
     n_cells = []
     for _ in range(100):  # the very first picture has another background
-        frames, *_ = games.step(np.full(2, 2, np.int32))
-        objects = code.find_objects(frames[:, 0])
+        frames = games[0].step(np.full(2, 2, np.int32))[0][:, 0]
+        objects = code.find_objects(frames)
         assert objects[:, :, -1].any(axis=1).all()  # the agent's paddle
         n_cells.extend(objects.sum(axis=(1, 2)))
-    games.close()
+    code.close(games)
     # Two paddles of 8 rows (the other one leaves the court), and the ball.
     assert 3 <= min(n_cells) and max(n_cells) <= 20
     assert len(set(n_cells)) > 1
@@ -463,10 +463,9 @@ def test_greedy_actions_are_the_most_probable(code):
 
 
 class ScriptedGames:
-    """Games with prepared pictures, rewards and ends, as `play` uses them."""
+    """A group of games with prepared pictures, rewards and ends."""
 
     def __init__(self, frames, rewards, game_over):
-        self.num_envs = len(rewards[0])
         self.sent = []
         self.script = zip(frames, rewards, game_over)
 
@@ -480,17 +479,20 @@ class ScriptedGames:
 
 def test_play_records_what_belongs_together(code):
     rng = np.random.default_rng(15)
-    T, n = 4, 3
+    T, n, halves = 4, 4, (slice(0, 2), slice(2, 4))
     frames = rng.choice([87, 236], (T + 1, n, 210, 160), p=[0.98, 0.02])
     frames = frames.astype(np.uint8)
     rewards, game_over = rng.integers(1, 9, (T, n)), np.zeros((T, n), bool)
-    game_over[1, 0] = True
+    game_over[1, 0] = game_over[2, 3] = True
     agents = [code.new_agent(code.initialize_model(rng, 7)) for _ in range(3)]
-    games = ScriptedGames(frames[1:], rewards, game_over)
+    games = [
+        ScriptedGames(frames[1:, half], rewards[:, half], game_over[:, half])
+        for half in halves
+    ]
     learner = iter([(agent, {"number": i}) for i, agent in enumerate(agents)])
-    experience, scene, agent, metrics = code.play(
+    experience, scenes, agent, metrics = code.play(
         games,
-        code.first_scene(frames[0]),
+        [code.first_scene(frames[0, half]) for half in halves],
         rng,
         {"n_steps": T, "epochs": 1, "n_minibatches": 2},
         learner,
@@ -498,61 +500,69 @@ def test_play_records_what_belongs_together(code):
     assert agent is agents[2]
     assert metrics == {"number": 2}
     assert next(learner, None) is None
-    for sent, actions in zip(games.sent, experience.actions, strict=True):
-        assert sent.dtype == np.int32
-        assert sent.tolist() == [(2, 3, 0)[a] for a in actions]
+    for half, group in zip(halves, games):
+        chosen = experience.actions[:, half]
+        for sent, actions in zip(group.sent, chosen, strict=True):
+            assert sent.dtype == np.int32
+            assert sent.tolist() == [(2, 3, 0)[a] for a in actions]
     np.testing.assert_array_equal(experience.game_over, game_over)
     ignored = np.zeros((T, n), bool)
-    ignored[2, 0] = True
+    ignored[2, 0] = ignored[3, 3] = True
     np.testing.assert_array_equal(experience.ignored, ignored)
     np.testing.assert_array_equal(
         experience.rewards, np.where(ignored, 0, rewards)
     )
     # The agent changes after half of the decisions and after the last one.
-    expected = code.first_scene(frames[0])
-    for t in range(T + 1):
-        inputs = code.encode(expected)
-        logits, values, _ = code.forward(inputs, agents[t * 2 // T].model)
-        np.testing.assert_allclose(experience.values[t], values, rtol=1e-5)
-        if t < T:
-            actions = experience.actions[t]
-            for seen, matrix in zip(experience.inputs[t], inputs, strict=True):
-                assert (seen != matrix).nnz == 0
-            log_probs = code.log_softmax(logits)[np.arange(n), actions]
+    assert len(experience.inputs) == 2 * T
+    for k, half in enumerate(halves):
+        expected = code.first_scene(frames[0, half])
+        for t in range(T + 1):
+            inputs = code.encode(expected)
+            logits, values, _ = code.forward(inputs, agents[t * 2 // T].model)
             np.testing.assert_allclose(
-                experience.log_probs[t], log_probs, rtol=1e-5
+                experience.values[t, half], values, rtol=1e-5
             )
-            expected = code.next_scene(
-                expected, actions, frames[t + 1], game_over[t]
-            )
-    np.testing.assert_array_equal(scene.current, expected.current)
+            if t < T:
+                actions = experience.actions[t, half]
+                recorded = experience.inputs[2 * t + k]
+                for seen, matrix in zip(recorded, inputs, strict=True):
+                    assert (seen != matrix).nnz == 0
+                log_probs = code.log_softmax(logits)[range(2), actions]
+                np.testing.assert_allclose(
+                    experience.log_probs[t, half], log_probs, rtol=1e-5
+                )
+                expected = code.next_scene(
+                    expected, actions, frames[t + 1, half], game_over[t, half]
+                )
+        np.testing.assert_array_equal(scenes[k].current, expected.current)
 
 
-def play_rollouts(code, n_threads, n_rollouts=2, n_steps=20):
+def play_rollouts(code, n_groups, n_rollouts=2, n_steps=20):
     """Return rollouts of four real games, and the agent that played them."""
-    games, experiences = code.make_games(4, n_threads=n_threads), []
+    games, experiences = code.make_games(4, n_groups), []
     settings = TINY | {"n_steps": n_steps}
-    frames, _ = games.reset(seed=5)
-    scene, rng = code.first_scene(frames[:, 0]), np.random.default_rng(5)
+    scenes = [code.first_scene(frames) for frames in code.reset(games, seed=5)]
+    rng = np.random.default_rng(5)
     agent = code.new_agent(code.initialize_model(np.random.default_rng(6)))
     for _ in range(n_rollouts):
-        experience, scene, _, _ = code.play(
-            games, scene, rng, settings, iter([(agent, {})])
+        experience, scenes, _, _ = code.play(
+            games, scenes, rng, settings, iter([(agent, {})])
         )
         experiences.append(experience)
-    games.close()
+    code.close(games)
     return experiences, agent
 
 
 def test_same_seed_gives_the_same_games_with_one_and_two_threads(code):
-    one, agent = play_rollouts(code, n_threads=1)
-    two, _ = play_rollouts(code, n_threads=2)
+    one, agent = play_rollouts(code, n_groups=1)
+    two, _ = play_rollouts(code, n_groups=2)  # each has a thread
     for a, b in zip(one, two, strict=True):
         for column, other in zip(a[1:], b[1:], strict=True):
             np.testing.assert_array_equal(column, other)
-        for t, (inputs, others) in enumerate(zip(a.inputs, b.inputs)):
-            for matrix, other in zip(inputs, others, strict=True):
-                assert (matrix != other).nnz == 0
+        for t, inputs in enumerate(a.inputs):
+            pairs = zip(*b.inputs[2 * t : 2 * t + 2], strict=True)
+            for matrix, halves in zip(inputs, pairs, strict=True):
+                assert (matrix != sparse.vstack(halves)).nnz == 0
             # The actions were chosen from these very inputs.
             logits, values, _ = code.forward(inputs, agent.model)
             log_probs = code.log_softmax(logits)[np.arange(4), a.actions[t]]
@@ -562,25 +572,30 @@ def test_same_seed_gives_the_same_games_with_one_and_two_threads(code):
     np.testing.assert_array_equal(one[0].values[-1], one[1].values[0])
 
 
+def test_groups_must_be_equally_large(code):
+    with pytest.raises(ValueError, match="multiple of 2"):
+        code.make_games(5)
+
+
 def test_after_a_game_the_emulator_ignores_one_action(code):
-    games = code.make_games(1)
-    first, _ = games.reset(seed=6)
+    games = code.make_games(1, n_groups=1)
+    first = code.reset(games, seed=6)[0]
     score, frames = 0, first
     while score > -20:  # one point before the end
-        frames, rewards, *_ = games.step(np.zeros(1, np.int32))
+        frames, rewards, *_ = games[0].step(np.zeros(1, np.int32))
         score += rewards[0]
     agent = code.new_agent(code.initialize_model(np.random.default_rng(7)))
-    scene, rng = code.first_scene(frames[:, 0]), np.random.default_rng(7)
+    scenes, rng = [code.first_scene(frames[:, 0])], np.random.default_rng(7)
     experience, _, _, _ = code.play(
-        games, scene, rng, TINY | {"n_steps": 400}, iter([(agent, {})])
+        games, scenes, rng, TINY | {"n_steps": 400}, iter([(agent, {})])
     )
-    games.close()
+    code.close(games)
     end = int(np.flatnonzero(experience.game_over[:, 0])[0])
     ignored = int(np.flatnonzero(experience.ignored[:, 0])[0])
     assert ignored == end + 1
     assert experience.rewards[end, 0] == -1
     assert experience.rewards[ignored, 0] == 0
-    new = code.encode(code.first_scene(first[:, 0]))
+    new = code.encode(code.first_scene(first))
     for matrix, expected in zip(experience.inputs[end + 2], new):
         assert (matrix != expected).nnz == 0
     _, finished = code.make_rollout(experience, TINY), experience.game_over
@@ -710,7 +725,7 @@ def test_same_seed_gives_the_same_training(code):
         games = code.make_games(4)
         start = code.new_agent(model)
         results.append(code.train(games, start, seed, TINY))
-        games.close()
+        code.close(games)
     assert_same_models(model, copy)
     (agent, history), (again, _), (other, _) = results
     for key in ("model", "mean", "variance"):
@@ -733,7 +748,7 @@ def test_training_stops_after_its_time(code):
     games = code.make_games(4)
     start = code.new_agent(code.initialize_model(np.random.default_rng(21)))
     _, history = code.train(games, start, 0, TINY, max_seconds=1e-9)
-    games.close()
+    code.close(games)
     assert len(history) == 1
 
 
@@ -872,7 +887,7 @@ def test_training_gains_what_the_recorded_runs_gained(code):
         if row["decisions"] >= 150_000:
             break
     training.close()
-    games.close()
+    code.close(games)
     recorded = code.read_table(DATA / "reference-runs.csv")
     gains = []
     for run in {r["seed"] for r in recorded}:

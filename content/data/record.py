@@ -1,24 +1,27 @@
 """Record the results that the notebooks show, with their own code.
 
-    python record.py runs evaluation ladder comparison speed
+    python record.py runs agent evaluation games plateau ladder
+    python record.py comparison speed
     python record.py erasing variants_of_the_game points
 
 Each name is a part; `make record` and `make bench` call them. Those in the
-first line belong to "Train to win", the others to "Inside the agent". A part
+last line belong to "Inside the agent", the others to "Train to win". A part
 writes its table or weights beside this file, and what made them into a .json
 of the same name. Nothing here is edited by hand.
 """
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import platform
 import re
+import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import closing
 from datetime import date
 from importlib import metadata
 from multiprocessing import get_context
@@ -26,14 +29,21 @@ from pathlib import Path
 
 DATA = Path(__file__).resolve().parent
 SOURCE = DATA.parent / "train-to-win.md"
+BUILD = DATA.parents[1] / "_build"
 INSIDE = DATA.parent / "inside-the-agent.md"
 sys.path.insert(0, str(DATA.parents[1] / "tests"))
 
 from conftest import notebook_functions, notebook_value
+from imageio_ffmpeg import count_frames_and_secs, get_ffmpeg_exe, read_frames
+from matplotlib.figure import Figure
+from PIL import Image
 
 SEEDS = (1, 2, 3, 4, 5)
-LADDER_SEEDS, LADDER_DECISIONS = (1, 2, 3), 300_000
-LADDER_SECONDS = 60  # the fastest rung must not play more in that time
+LADDER_SEEDS, LADDER_DECISIONS = (1, 2, 3), 200_000
+LADDER_SECONDS = 60
+PLATEAU_SEEDS, PLATEAU_DECISIONS = (1, 2, 3, 4, 5), 1_000_000
+AGENT_SEEDS, AGENT_DECISIONS = (2,), 4_000_000
+NEVER = -1e4  # a bias with which an action has no chance
 EVALUATION_GAMES = 100
 # "Inside the agent": games of each kind, and the seed of the first one.
 ERASING_GAMES, VARIANT_GAMES, POINTS_GAMES = 30, 20, 40
@@ -114,16 +124,44 @@ def train(code, settings, seed, max_seconds=float("inf")):
     start = code.new_agent(
         code.initialize_model(code.np.random.default_rng(seed))
     )
-    with closing(code.make_games(notebook_value(SOURCE, "N_GAMES"))) as games:
-        return code.train(games, start, seed, settings, max_seconds)
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"))
+    result = code.train(games, start, seed, settings, max_seconds)
+    code.close(games)
+    return result
+
+
+def peak_memory():
+    """Return the most memory that this process has used, in MB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+
+
+def table(seed, history):
+    """Return a row about every 10 seconds of a training."""
+    rows, due = [], 0
+    for row in history:
+        if row["games"] >= 50 and (
+            row["seconds"] >= due or row is history[-1]
+        ):
+            due = row["seconds"] + 10
+            rows.append(
+                {
+                    "seed": seed,
+                    "decisions": row["decisions"],
+                    "seconds": round(row["seconds"], 1),
+                    "games": row["games"],
+                    "mean_return": round(row["mean_return"], 2),
+                }
+            )
+    return rows
 
 
 def runs():
-    """Record a training with each of the reference seeds, and the best agent.
-
-    The best is the one whose last 50 games of training went best. How good
-    it is, `evaluation` finds out on other games.
-    """
+    """Record a training with each of the reference seeds."""
     settings, code = (
         notebook_value(SOURCE, "settings"),
         notebook_functions(SOURCE),
@@ -131,29 +169,54 @@ def runs():
     facts = provenance(
         seeds=SEEDS, games=notebook_value(SOURCE, "N_GAMES"), settings=settings
     )
-    rows, best = [], None
+    rows, memory = [], []
     for seed in SEEDS:
-        agent, history = train(code, settings, seed)
-        due = 0
-        for row in history:
-            if row["games"] >= 50 and (
-                row["seconds"] >= due or row is history[-1]
-            ):
-                due = row["seconds"] + 10
-                rows.append(
-                    {
-                        "seed": seed,
-                        "decisions": row["decisions"],
-                        "seconds": round(row["seconds"], 1),
-                        "games": row["games"],
-                        "mean_return": round(row["mean_return"], 2),
-                    }
-                )
-        if best is None or rows[-1]["mean_return"] > best[0]:
-            best = rows[-1]["mean_return"], seed, agent.model
+        _, history = train(code, settings, seed)
+        rows += table(seed, history)
+        memory.append(peak_memory())
+    facts["peak memory after each seed (MB)"] = memory
     write_table("reference-runs", rows, facts)
-    _, seed, model = best
-    facts = {**facts, "seed": seed}
+
+
+def agent_settings():
+    """Return the settings with which the shipped agent is trained."""
+    return notebook_value(SOURCE, "settings") | {"decisions": AGENT_DECISIONS}
+
+
+def train_agent(seed):
+    """Return how a long training ended, and the weights."""
+    code, checkpoints = notebook_functions(SOURCE), BUILD / f"agent-{seed}"
+    start = code.new_agent(
+        code.initialize_model(code.np.random.default_rng(seed))
+    )
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"), 1)
+    agent, history = code.train(
+        games, start, seed, agent_settings(), folder=checkpoints
+    )
+    code.close(games)
+    return history[-1]["mean_return"], agent.model
+
+
+def agent():
+    """Train the agent that is shipped: longer than a reader would wait.
+
+    One training per core. The best one is shipped, by its last 50 games of
+    training. How good it is, `evaluation` finds out on other games. It takes
+    an hour, so it keeps checkpoints, and goes on from them.
+    """
+    with ProcessPoolExecutor(
+        os.cpu_count(), mp_context=get_context("spawn")
+    ) as pool:
+        results = dict(zip(AGENT_SEEDS, pool.map(train_agent, AGENT_SEEDS)))
+    facts = provenance(
+        games=notebook_value(SOURCE, "N_GAMES"), settings=agent_settings()
+    )
+    facts["mean return of the last 50 training games, by seed"] = {
+        seed: round(mean, 2) for seed, (mean, _) in results.items()
+    }
+    facts["seed"] = max(results, key=lambda seed: results[seed][0])
+    model = results[facts["seed"]][1]
+    code = notebook_functions(SOURCE)
     write("agent.safetensors", lambda p: code.save_model(p, model, facts))
     write_facts("agent", facts)
 
@@ -203,7 +266,7 @@ def variants(code):
     final_initialize = code.initialize_model
 
     def two_actions(rng):
-        return final_initialize(rng, stay_bias=-1e4)  # never stays
+        return final_initialize(rng, stay_bias=NEVER)
 
     def difference(scene):
         appeared = scene.current & ~scene.previous
@@ -261,41 +324,43 @@ def variants(code):
     return rungs
 
 
-def climb(rung, seed, n_threads, n_decisions, max_seconds=float("inf")):
-    """Return the history of a training with the first rungs of the ladder.
+def plateau_settings():
+    """Return the settings of the trainings without the action "stay"."""
+    settings = notebook_value(SOURCE, "settings")
+    return settings | {"decisions": PLATEAU_DECISIONS}
 
-    Parameters
-    ----------
-    rung : int
-        The number of the last one.
-    seed, n_threads, n_decisions : int
-    max_seconds : float
 
-    Returns
-    -------
-    list of dict
-        The rows of `training`, with "seconds".
+def train_without_stay(seed):
+    """Return the rows of a training in which the agent cannot stay."""
+    code, settings = notebook_functions(SOURCE), plateau_settings()
+    model = code.initialize_model(
+        code.np.random.default_rng(seed), stay_bias=NEVER
+    )
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"), 1)
+    _, history = code.train(games, code.new_agent(model), seed, settings)
+    code.close(games)
+    return table(seed, history)
+
+
+def plateau():
+    """Record trainings without the action "stay", one per core.
+
+    Their seconds are those of a computer that does several things at once.
     """
-    code = notebook_functions(SOURCE)
-    _, functions, changes = variants(code)[rung]
-    code.training.__globals__.update(functions)
-    settings = notebook_value(SOURCE, "settings") | changes
-    model = functions["initialize_model"](code.np.random.default_rng(seed))
-    run, history = code.new_run(code.new_agent(model), seed), []
-    n_games = notebook_value(SOURCE, "N_GAMES")
-    with closing(code.make_games(n_games, n_threads)) as games:
-        begin = time.perf_counter()
-        for _, row in code.training(games, run, seed, settings):
-            history.append(row | {"seconds": time.perf_counter() - begin})
-            if row["decisions"] >= n_decisions or (
-                history[-1]["seconds"] >= max_seconds
-            ):
-                return history
-    return history
+    with ProcessPoolExecutor(
+        os.cpu_count(), mp_context=get_context("spawn")
+    ) as pool:
+        results = list(pool.map(train_without_stay, PLATEAU_SEEDS))
+    facts = provenance(
+        seeds=PLATEAU_SEEDS,
+        games=notebook_value(SOURCE, "N_GAMES"),
+        settings=plateau_settings(),
+    )
+    write_table("plateau", [row for rows in results for row in rows], facts)
 
 
-def first_chapter(seconds, seed):
-    """Return decisions and returns of the first chapter's loop.
+def first_chapter(seed):
+    """Yield the rows of a training with the first chapter's loop.
 
     Its batches hold 10 games, as in Karpathy's script.
     """
@@ -305,19 +370,67 @@ def first_chapter(seconds, seed):
     model = code.initialize_model(6400, 200, rng)
     zeros = {name: np.zeros_like(w) for name, w in model.items()}
     total, cache, returns, decisions = zeros, zeros, [], 0
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or not returns:
+    while True:
         episode = code.play_episode(env, model, rng, None if returns else seed)
         gradient = code.episode_gradient(episode, model, 0.99)
         total = {name: total[name] + gradient[name] for name in zeros}
         returns.append(episode.rewards.sum())
         decisions += len(episode.rewards)
+        yield {
+            "decisions": decisions,
+            "mean_return": float(np.mean(returns[-50:])),
+        }
         if len(returns) % 10 == 0:
             model, cache = code.rmsprop_step(model, total, cache, 1e-4, 0.99)
             total = zeros
-    elapsed = time.perf_counter() - start
-    env.close()
-    return decisions, elapsed, float(np.mean(returns[-50:]))
+
+
+def this_chapter(rung, seed, n_groups):
+    """Yield the rows of a training with the first rungs of the ladder."""
+    code = notebook_functions(SOURCE)
+    _, functions, changes = variants(code)[rung]
+    code.training.__globals__.update(functions)
+    settings = notebook_value(SOURCE, "settings") | changes
+    model = functions["initialize_model"](code.np.random.default_rng(seed))
+    run = code.new_run(code.new_agent(model), seed)
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"), n_groups)
+    for _, row in code.training(games, run, seed, settings):
+        yield row
+    code.close(games)
+
+
+def history_until(rows, n_decisions, max_seconds):
+    """Return the rows until there are enough, with "seconds"."""
+    history, begin = [], time.perf_counter()
+    for row in rows:
+        history.append(row | {"seconds": time.perf_counter() - begin})
+        if row["decisions"] >= n_decisions or (
+            history[-1]["seconds"] >= max_seconds
+        ):
+            break
+    return history
+
+
+def climb(rung, seed, n_groups, n_decisions, max_seconds=float("inf")):
+    """Return the history of a training.
+
+    Parameters
+    ----------
+    rung : int
+        -1 for the first chapter's loop, or the number of the last rung of the
+        ladder that is taken.
+    seed, n_groups, n_decisions : int
+        See `make_games`, and where to stop.
+    max_seconds : float
+
+    Returns
+    -------
+    list of dict
+    """
+    rows = (
+        first_chapter(seed) if rung < 0 else this_chapter(rung, seed, n_groups)
+    )
+    return history_until(rows, n_decisions, max_seconds)
 
 
 def ladder():
@@ -328,13 +441,15 @@ def ladder():
     depend on how fast they are. What a rung reaches in a given time follows
     from both.
     """
-    names = [name for name, *_ in variants(notebook_functions(SOURCE))]
-    rungs, settings = range(len(names)), notebook_value(SOURCE, "settings")
-    speeds = []
+    names = {-1: "the first chapter"}
+    for rung, (name, *_) in enumerate(variants(notebook_functions(SOURCE))):
+        names[rung] = name
+    rungs, settings = list(names), notebook_value(SOURCE, "settings")
+    speeds = {}
     for rung in rungs:
         last = climb(rung, 1, 2, float("inf"), 15)[-1]
-        speeds.append(last["decisions"] / last["seconds"])
-        print(f"{names[rung]}: {speeds[-1]:,.0f} decisions/s", flush=True)
+        speeds[rung] = last["decisions"] / last["seconds"]
+        print(f"{names[rung]}: {speeds[rung]:,.0f} decisions/s", flush=True)
     jobs = [(rung, seed) for rung in rungs for seed in LADDER_SEEDS]
     with ProcessPoolExecutor(
         os.cpu_count(), mp_context=get_context("spawn")
@@ -406,10 +521,34 @@ def sb3(seconds, seed):
 
 
 def ours(seconds, seed):
-    """Return decisions, time and return of the chapter's training."""
-    code = notebook_functions(SOURCE)
-    _, history = train(code, notebook_value(SOURCE, "settings"), seed, seconds)
+    """Return decisions, time and return of the chapter's training.
+
+    If this computer recorded the reference runs today, the one with this seed
+    is not trained again.
+    """
+    facts = json.loads(
+        (DATA / "reference-runs.json").read_text(encoding="utf-8")
+    )
+    code, now = notebook_functions(SOURCE), provenance()["made with"]
+    if all(
+        facts["made with"][key] == now[key]
+        for key in ("processor", "cores", "date")
+    ):
+        history = [
+            row
+            for row in code.read_table(DATA / "reference-runs.csv")
+            if row["seed"] == seed and row["seconds"] <= seconds
+        ]
+    else:
+        settings = notebook_value(SOURCE, "settings")
+        _, history = train(code, settings, seed, seconds)
     last = history[-1]
+    return int(last["decisions"]), last["seconds"], last["mean_return"]
+
+
+def first_chapter_for(seconds, seed):
+    """Return decisions, time and return of the first chapter's loop."""
+    last = history_until(first_chapter(seed), float("inf"), seconds)[-1]
     return last["decisions"], last["seconds"], last["mean_return"]
 
 
@@ -419,7 +558,7 @@ def comparison():
     contenders = {
         "this chapter": ours,
         "Stable-Baselines3 PPO": sb3,
-        "first chapter": first_chapter,
+        "the first chapter": first_chapter_for,
     }
     for name, contender in contenders.items():
         decisions, seconds, mean_return = contender(60 * MINUTES, 1)
@@ -446,7 +585,7 @@ def speed():
     for seed in range(5):
         games = code.make_games(notebook_value(SOURCE, "N_GAMES"))
         alone = code.random_play_speed(games, 400, seed)
-        games.close()
+        code.close(games)
         _, history = train(code, settings, seed, 15)
         last = history[-1]
         training = last["decisions"] / last["seconds"]
@@ -457,6 +596,73 @@ def speed():
             flush=True,
         )
     print(f"median ratio of 5: {code.np.median(ratios):.2f}")
+
+
+def games():
+    """Record what the first page shows: a game before training, and one after.
+
+    Seed 7 for both, as in the chapter. The picture that shared links show is
+    made from the second game.
+    """
+    code, facts = notebook_functions(SOURCE), provenance()
+    before = code.initialize_model(code.np.random.default_rng(1))
+    after = code.load_model(DATA / "agent.safetensors")
+    for name, model, rng in (
+        ("before", before, code.np.random.default_rng(7)),
+        ("after", after, None),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            total, path = code.record_game(
+                model, f"{folder}/video", name, 7, rng
+            )
+            write(
+                f"{name}.mp4", lambda target, path=path: squeeze(path, target)
+            )
+            n_pictures, seconds = count_frames_and_secs(path)
+            facts[name] = {"return": float(total), "seconds": seconds}
+            print(name, facts[name], flush=True)
+            if name == "after":
+                court = picture(path, n_pictures - 60)
+    write("share.png", lambda target: draw_share(court, target))
+    write_facts("games", facts)
+
+
+def squeeze(path, target):
+    """Compress a recording for the web: small, and begins to play at once."""
+    options = (
+        "-an -c:v libx264 -preset veryslow -crf 30 -tune animation"
+        " -pix_fmt yuv420p -g 600 -movflags +faststart"
+    )
+    command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-i", path]
+    subprocess.run([*command, *options.split(), str(target)], check=True)
+
+
+def picture(path, number):
+    """Return one picture of a recording, a PIL.Image.Image."""
+    reader = read_frames(path)
+    width, height = next(reader)["size"]
+    frame = next(itertools.islice(reader, number, None))
+    reader.close()
+    return Image.frombytes("RGB", (width, height), frame)
+
+
+def draw_share(court, target):
+    """Draw the picture that shared links show, 1200 by 630 pixels."""
+    figure = Figure(figsize=(12, 6.3), facecolor="#1b1b1b")
+    game = figure.add_axes((0.03, 0.05, 0.40, 0.90))
+    game.imshow(court, interpolation="nearest")
+    game.set_axis_off()
+    for y, size, text in (
+        (0.72, 54, "Pong from pixels"),
+        (
+            0.50,
+            27,
+            "Build an agent that learns to win\nby looking at the screen.",
+        ),
+        (0.24, 27, "From scratch, in NumPy,\nwithout a GPU."),
+    ):
+        figure.text(0.44, y, text, size=size, color="white", linespacing=1.5)
+    figure.savefig(target, dpi=100)
 
 
 def share_out(function, jobs):
@@ -575,7 +781,10 @@ PARTS = {
     part.__name__: part
     for part in (
         runs,
+        agent,
         evaluation,
+        games,
+        plateau,
         ladder,
         comparison,
         speed,
