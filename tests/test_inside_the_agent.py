@@ -662,6 +662,8 @@ def test_a_frame_shows_game_input_and_now(code, whole_game):
             np.testing.assert_array_equal(shown, picture)
         for top in (224, 342):
             assert not frame[top : top + 80, 495:497].any()  # now
+        past = code.draw_strip(p_up, (0, 1), "C0")[:, 4 * t : 4 * t + 126]
+        np.testing.assert_array_equal(frame[224:304, 368 : 368 + 126], past)
         # The strip's column under "now" is red where the probability is.
         column = strip[:, 4 * t + 128].astype(int)
         red = np.flatnonzero((column[:, 0] > 200) & (column[:, 1] < 128))
@@ -713,12 +715,13 @@ def test_compare(code):
     rows = [
         {"kind": "a", "seed": 1.0, "return": 5.0},
         {"kind": "a", "seed": 2.0, "return": -7.0},
+        {"kind": "a", "seed": 3.0, "return": 0.0},
         {"kind": "b", "seed": 2.0, "return": 9.0},
     ]
-    again = np.array([5.0, 9.0])
-    text = code.compare(rows, "kind", "a", [1, 2], again)
-    assert text == "a: +5 +9 (1 of 2 as recorded)"
-    assert "nothing recorded" in code.compare([], "kind", "a", [1, 2], again)
+    seeds, again = [1, 2, 3], np.array([5.0, 9.0, 0.0])
+    text = code.compare(rows, "kind", "a", seeds, again)
+    assert text == "a: +5 +9 +0 (2 of 3 as recorded)"
+    assert "nothing recorded" in code.compare([], "kind", "a", seeds, again)
 
 
 def test_difficulties_halve_the_paddles(code):
