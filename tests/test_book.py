@@ -332,6 +332,25 @@ def test_logo_and_icon_are_our_own(book, pages):
             assert (folder / link).read_bytes() == source.read_bytes(), page
 
 
+def test_first_page_leads_on(pages, config):
+    article = pages[PAGES[0]].article
+    links = {a["href"] for a in article.find_all("a", href=True)}
+    buttons = {a["href"] for a in article.select("a.sd-btn")}
+    assert buttons == {
+        f"{page.removeprefix('content/')}.html" for page in PAGES[1:3]
+    }
+    slug = config["repository"]["url"].removeprefix("https://github.com/")
+    branch = config["repository"]["branch"]
+    notebook = f"{PAGES[1]}.ipynb"
+    assert {
+        f"https://colab.research.google.com/github/{slug}/blob/{branch}/{notebook}",
+        f"https://mybinder.org/v2/gh/{slug}/{branch}?urlpath=lab/tree/{notebook}",
+    } <= links
+    assert {f"{page.removeprefix('content/')}.html" for page in PAGES[1:]} <= (
+        links
+    )
+
+
 def test_first_page_says_what_was_recorded(pages):
     """Read the files again, with other means, and look for the figures."""
     data = ROOT / "content" / "data"
