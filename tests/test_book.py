@@ -149,10 +149,12 @@ def test_videos_are_files_with_controls_a_poster_and_a_text(book, pages, page):
         assert video.has_attr("controls")
         assert video.has_attr("muted")
         assert video["preload"] == "none"
-        shape = int(video["width"]) / int(video["height"])
-        screen, thoughts = 160 / 210, 640 / 448
-        assert min(abs(shape - screen), abs(shape - thoughts)) < 0.01
         folder = (book.html / page).parent
+        with Image.open(folder / video["poster"]) as poster:
+            width, height = poster.size
+        assert int(video["width"]) / int(video["height"]) == pytest.approx(
+            width / height, abs=0.01
+        )
         assert (folder / video["src"]).stat().st_size < 2_000_000
         assert (folder / video["poster"]).stat().st_size < 50_000
         # A label for those who do not see it, and a caption for all.
@@ -330,6 +332,25 @@ def test_logo_and_icon_are_our_own(book, pages):
         for link, name in ((icon, "favicon.svg"), (logo["src"], "logo.svg")):
             source = ROOT / "content" / "images" / name
             assert (folder / link).read_bytes() == source.read_bytes(), page
+
+
+def test_first_page_leads_on(pages, config):
+    article = pages[PAGES[0]].article
+    links = {a["href"] for a in article.find_all("a", href=True)}
+    buttons = {a["href"] for a in article.select("a.sd-btn")}
+    assert buttons == {
+        f"{page.removeprefix('content/')}.html" for page in PAGES[1:3]
+    }
+    slug = config["repository"]["url"].removeprefix("https://github.com/")
+    branch = config["repository"]["branch"]
+    notebook = f"{PAGES[1]}.ipynb"
+    assert {
+        f"https://colab.research.google.com/github/{slug}/blob/{branch}/{notebook}",
+        f"https://mybinder.org/v2/gh/{slug}/{branch}?urlpath=lab/tree/{notebook}",
+    } <= links
+    assert {f"{page.removeprefix('content/')}.html" for page in PAGES[1:]} <= (
+        links
+    )
 
 
 def test_first_page_says_what_was_recorded(pages):

@@ -922,6 +922,8 @@ def test_recorded_files_are_complete_and_small(code):
     sizes = {name: path.stat().st_size for name, path in files.items()}
     del sizes["record.py"]
     assert sizes.pop("agent.safetensors") <= 3_000_000
+    for name in ("before.mp4", "after.mp4", "share.png"):  # the first page's
+        assert sizes.pop(name) <= 300_000
     assert sum(sizes.values()) <= 300_000
     facts = [path for path in files.values() if path.suffix == ".json"]
     assert facts

@@ -147,6 +147,7 @@ def put_beside(app, docname, soup):
         figure.attrs.pop("style", None)
         caption = figure.find("figcaption")
         caption["id"] = Path(name).stem
+        caption.attrs.pop("style", None)
         video["aria-labelledby"] = caption["id"]
 
 

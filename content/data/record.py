@@ -5,9 +5,9 @@
     python record.py erasing variants_of_the_game points
 
 Each name is a part; `make record` and `make bench` call them. Those in the
-last line belong to "Inside the agent", the others to "Train to win". A part
-writes its table or weights beside this file, and what made them into a .json
-of the same name. Nothing here is edited by hand.
+last line belong to "Inside the agent", `games` to the first page, the others
+to "Train to win". A part writes its table or weights beside this file, and
+what made them into a .json of the same name. Nothing here is edited by hand.
 """
 
 import csv
