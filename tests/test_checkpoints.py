@@ -50,7 +50,7 @@ def functions(every):
     """Return the functions of the chapter, with checkpoints this often."""
     code = notebook_functions(SOURCE)
     code.open_checkpoints.__wrapped__.__defaults__ = (every,)
-    code.games = code.make_games(2)  # it takes a while, so one for all
+    code.games = code.make_games(2, n_groups=1)  # one for all: it takes long
     return code
 
 
@@ -64,7 +64,7 @@ def code():
 
 
 class Games:
-    """Real games, and what happens while they are played.
+    """A group of real games, and what happens while they are played.
 
     Parameters
     ----------
@@ -108,8 +108,8 @@ def small_agent(code, seed=SEED, n_hidden=8):
 def train(code, folder, events=(), settings=SETTINGS, seed=SEED, **network):
     """Train a small agent until it is done or something happens."""
     agent = small_agent(code, **network)
-    games = Games(code.games, events)
-    return code.train(games, agent, seed, settings, folder=str(folder))
+    games = Games(code.games[0], events)
+    return code.train([games], agent, seed, settings, folder=str(folder))
 
 
 def train_and_stop(code, folder, rollouts=5, **options):
@@ -180,10 +180,10 @@ def test_a_checkpoint_holds_the_whole_run(code, tmp_path):
 def learn_from_a_rollout(code, agent, state):
     """Return the agent and the metrics after the updates of a rollout."""
     with ThreadPoolExecutor(1) as pool:
-        frames, _ = code.games.reset(seed=1)
-        scene, rng = code.first_scene(frames[:, 0]), np.random.default_rng(2)
-        learner = iter([(agent, {})])
-        past, *_ = code.play(code.games, scene, rng, SETTINGS, learner)
+        pictures = code.reset(code.games, seed=1)
+        scenes = [code.first_scene(frames) for frames in pictures]
+        rng, learner = np.random.default_rng(2), iter([(agent, {})])
+        past, *_ = code.play(code.games, scenes, rng, SETTINGS, learner)
         rollout, _ = code.make_rollout(past, SETTINGS)
         batches = code.minibatches(rollout, SETTINGS, code.generator(state))
         now = code.anneal(SETTINGS, 0.5)
@@ -814,11 +814,11 @@ def test_stop_at_any_moment(code, tmp_path):
     try:
         for _ in range(25):
             # The signal may come while the games are being played: new ones.
-            with closing(code.make_games(1)) as engine:
+            with closing(code.make_games(1, n_groups=1)[0]) as engine:
                 # After the second rollout, so that there is one to keep.
                 games = Games(engine, {2: start_timer})
                 stopped, history = code.train(
-                    games, agent, SEED, settings, folder=str(tmp_path)
+                    [games], agent, SEED, settings, folder=str(tmp_path)
                 )
             last, saved = saved[-1], decisions_saved(code, tmp_path)
             assert saved[-1] >= last + SETTINGS["n_steps"]
@@ -1326,7 +1326,7 @@ def drill_memory(folder):
     """As many updates as in twenty minutes, with short rollouts."""
     code, n_rollouts = functions(every=0.1), 1250
     train(code, None)  # tqdm starts a thread the first time, and keeps it
-    code.games = code.make_games(1)
+    code.games = code.make_games(1, n_groups=1)
     settings = SETTINGS | {
         "decisions": n_rollouts * SETTINGS["n_steps"],
         "epochs": 4,
