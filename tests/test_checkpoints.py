@@ -907,8 +907,14 @@ class Program:
             notebook, _ = short_chapter(
                 SHORT | {"made_with, every=30": f"made_with, every={EVERY}"}
             )
+            # A program started in the background may ignore Ctrl-C.
+            first = "import signal\n"
+            first += (
+                "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            )
             script.write_text(
-                jupytext.writes(notebook, "py:percent"), encoding="utf-8"
+                first + jupytext.writes(notebook, "py:percent"),
+                encoding="utf-8",
             )
         folder.mkdir(exist_ok=True)
         # A killed program could not stop a virtual screen that it started.
