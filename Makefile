@@ -64,9 +64,9 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 # What the pages show as recorded, written by the notebooks' own functions. Two to three hours
 # on two cores; the longest part, `agent`, keeps checkpoints in _build and goes on from them.
 .PHONY: record
-record: $(VENV) ## record the reference runs, the ladder and the shipped agent anew
+record: $(VENV) ## record the reference runs, the ladder, the agent, and Ray anew
 	@$(BIN)/python content/data/record.py runs agent evaluation games plateau ladder
-	@$(BIN)/python content/data/record.py $(INSIDE)
+	@$(BIN)/python content/data/record.py $(INSIDE) scale_out
 
 # After new weights, without a new training: eight minutes on two cores.
 .PHONY: inside
@@ -134,7 +134,7 @@ repository: ## set the project's address everywhere: make repository URL=https:/
 	@set -e; echo "$(URL)" | grep -Eq '^https://github.com/[^/ ]+/[^/ ]+$$' || \
 	    { echo "say which: make repository URL=https://github.com/you/pong"; exit 2; }
 	@set -e; old=$$(sed -n 's|^  url: https://github.com/||p' _config.yml); new="$(URL)"; \
-	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml CITATION.cff README.md content/train-to-win.* content/inside-the-agent.*; \
+	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml CITATION.cff README.md content/train-to-win.* content/inside-the-agent.* content/scale-out.*; \
 	rm _config.yml.bak CITATION.cff.bak README.md.bak content/*.bak
 
 .PHONY: clean

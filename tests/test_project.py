@@ -28,6 +28,8 @@ COPIES = (
     "README.md",
     "content/inside-the-agent.ipynb",
     "content/inside-the-agent.md",
+    "content/scale-out.ipynb",
+    "content/scale-out.md",
     "content/train-to-win.ipynb",
     "content/train-to-win.md",
 )
@@ -197,7 +199,7 @@ def test_readme_uses_the_address_of_the_settings(config):
 
 
 def test_address_stands_in_one_setting(config):
-    """The badges and two notebooks repeat it; `make repository` changes all."""
+    """The badges and three notebooks repeat it; `make repository` changes all."""
     slug = config["repository"]["url"].removeprefix("https://github.com/")
     holders = set(run("git", "grep", "-lF", slug).stdout.split())
     assert holders == {"_config.yml", *COPIES}

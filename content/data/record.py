@@ -3,13 +3,17 @@
     python record.py runs agent evaluation games plateau ladder
     python record.py comparison speed
     python record.py erasing variants_of_the_game points
+    python record.py scale_out
 
 Each name is a part; `make record` and `make bench` call them. Those in the
-last line belong to "Inside the agent", `games` to the first page, the others
-to "Train to win". A part writes its table or weights beside this file, and
+third line belong to "Inside the agent", `scale_out` to the chapter of that
+name, `games` to the first page, the others to "Train to win". One more part,
+`repeated`, records nothing: it copies the functions of "Train to win" into
+the chapters that repeat them. A part writes its table or weights beside this file, and
 what made them into a .json of the same name. Nothing here is edited by hand.
 """
 
+import ast
 import csv
 import hashlib
 import itertools
@@ -31,6 +35,7 @@ DATA = Path(__file__).resolve().parent
 SOURCE = DATA.parent / "train-to-win.md"
 BUILD = DATA.parents[1] / "_build"
 INSIDE = DATA.parent / "inside-the-agent.md"
+SCALE_OUT = DATA.parent / "scale-out.md"
 sys.path.insert(0, str(DATA.parents[1] / "tests"))
 
 from conftest import notebook_functions, notebook_value
@@ -48,6 +53,9 @@ EVALUATION_GAMES = 100
 # "Inside the agent": games of each kind, and the seed of the first one.
 ERASING_GAMES, VARIANT_GAMES, POINTS_GAMES = 30, 20, 40
 FIRST_SEED = 200_000
+# "Scale out": trainings with and without Ray, and the other measurements.
+SCALE_OUT_SEEDS, SCALE_OUT_DECISIONS = (1, 2, 3), 160_000
+SCALE_OUT_SECONDS = 25
 MINUTES = float(os.environ.get("MINUTES", "10"))  # of the comparison
 
 
@@ -106,7 +114,7 @@ def write_facts(name, facts):
 
 def update_hashes():
     """Write the SHA-256 of the recorded files into the notebooks."""
-    for source in (SOURCE, INSIDE):
+    for source in (SOURCE, INSIDE, SCALE_OUT):
         old = text = source.read_text(encoding="utf-8")
         for path in DATA.iterdir():
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -777,6 +785,148 @@ def points():
     write_table("points", rows, facts)
 
 
+def scale_out_training(code, kind, seed, max_seconds=float("inf")):
+    """Return the rows of a training with or without Ray.
+
+    Parameters
+    ----------
+    code : types.SimpleNamespace
+    kind : int
+        The number of players, or 0 for a single process.
+    seed : int
+    max_seconds : float
+
+    Returns
+    -------
+    list of dict
+    """
+    n_games = notebook_value(SCALE_OUT, "N_GAMES")
+    settings = notebook_value(SCALE_OUT, "settings")
+    n_decisions = n_games * settings["n_steps"]
+    model = code.initialize_model(code.np.random.default_rng(seed))
+    run = code.new_run(code.new_agent(model), seed)
+    if kind == 0:
+        games = code.make_games(n_games)
+        batches = code.training(games, run, seed, settings)
+    else:
+        players = code.start_players(kind, n_games, seed, settings)
+        batches = code.training_on_ray(players, run, settings, n_decisions)
+    rows, begin = [], None
+    for _, row in batches:
+        now = time.perf_counter()
+        begin = begin or now
+        rows.append(row | {"seed": seed, "seconds": now - begin})
+        if (
+            row["decisions"] >= SCALE_OUT_DECISIONS
+            or rows[-1]["seconds"] >= max_seconds
+        ):
+            break
+    batches.close()
+    if kind == 0:
+        code.close(games)
+    else:
+        for player in players:
+            code.ray.kill(player)
+    return rows
+
+
+def scale_out():
+    """Record trainings with and without Ray, and what they move.
+
+    Five minutes on two cores, which should have nothing else to do. The kinds
+    take turns, so that a computer that gets slower does so for both.
+    """
+    for name, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    code = notebook_functions(SCALE_OUT)
+    median = code.np.median
+    settings = notebook_value(SCALE_OUT, "settings")
+    kinds = {"one process": 0, "Ray, 1 player": 1, "Ray, 2 players": 2}
+    speeds, curves = {name: [] for name in kinds}, []
+    with code.ray_running():
+        for seed in SCALE_OUT_SEEDS:
+            for name in ("one process", "Ray, 2 players"):
+                rows = scale_out_training(code, kinds[name], seed)
+                speeds[name].append(code.speed(rows))
+                print(name, seed, f"{speeds[name][-1]:,.0f}/s", flush=True)
+                curves += [
+                    {"training": name, **row} for row in table(seed, rows)
+                ]
+        name = "Ray, 1 player"
+        rows = scale_out_training(code, 1, 1, SCALE_OUT_SECONDS)
+        speeds[name].append(code.speed(rows))
+        plain = code.measure_episodes(2, SCALE_OUT_SECONDS, 1)
+    per_game = plain["decisions"] / plain["episodes"]
+    experience, _ = code.play_alone(16, 1, settings)
+    packed = code.size(code.pack(experience)) / experience.actions.size
+    speeds["one game per task"] = [plain["decisions"] / plain["seconds"]]
+    moved = dict.fromkeys(speeds, packed)
+    moved |= {
+        "one process": 0,
+        "one game per task": plain["bytes"] / per_game,
+    }
+    cores = 2
+    rows = [
+        {
+            "training": name,
+            "decisions_per_second": round(float(median(some)), 1),
+            "games_per_second_and_core": round(
+                float(median(some)) / per_game / cores, 4
+            ),
+            "bytes_per_decision": round(moved[name], 1),
+        }
+        for name, some in speeds.items()
+    ]
+    for row in rows:
+        print(row, flush=True)
+    facts = provenance(
+        seeds=SCALE_OUT_SEEDS,
+        cores_counted=cores,
+        decisions_per_game=round(per_game),
+        ray=metadata.version("ray"),
+        settings=settings,
+    )
+    write_table("scale-out-curves", curves, facts)
+    write_table("scale-out", rows, facts)
+    (DATA / "scale-out-curves.json").unlink()  # the same facts
+
+
+def repeated():
+    """Copy the functions of "Train to win" to the chapters that repeat them."""
+
+    def definitions(text):
+        found = {}
+        for cell in re.finditer(
+            r"^```\{code-cell\} ipython3\n(?:---\n.*?^---\n)?(.*?)^```$",
+            text,
+            re.MULTILINE | re.DOTALL,
+        ):
+            code = re.sub(r"\A(:.*\n)+", "", cell[1])
+            lines = code.splitlines(keepends=True)
+            for node in ast.parse(code).body:
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                    decorators = [d.lineno for d in node.decorator_list]
+                    first = min([node.lineno, *decorators])
+                    found[node.name] = "".join(
+                        lines[first - 1 : node.end_lineno]
+                    )
+        return found
+
+    theirs = definitions(SOURCE.read_text(encoding="utf-8"))
+    for source in (INSIDE, SCALE_OUT):
+        text = source.read_text(encoding="utf-8")
+        for name, old in definitions(text).items():
+            if theirs.get(name, old) != old:
+                print(f"{source.name}: {name}")
+                text = text.replace(old, theirs[name])
+        source.write_text(text, encoding="utf-8")
+
+
 PARTS = {
     part.__name__: part
     for part in (
@@ -791,6 +941,8 @@ PARTS = {
         erasing,
         variants_of_the_game,
         points,
+        scale_out,
+        repeated,
     )
 }
 
