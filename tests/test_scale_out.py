@@ -1,11 +1,11 @@
 """The functions of "Scale out": rollouts that travel, and players that die."""
 
 import ast
-import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import jupytext
@@ -23,6 +23,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_agent_register_timeout_ms": "100000",
 }
 linux_only = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="a cluster on one computer"
@@ -233,13 +234,11 @@ def test_without_ray_the_cell_says_what_to_do(tmp_path):
 
 
 @pytest.fixture
-def cluster(code, tmp_path_factory):
+def cluster(code):
     """Start two nodes, connect to them, and check that nothing is left."""
     from ray.cluster_utils import Cluster
 
-    folder = os.path.realpath(
-        __import__("tempfile").mkdtemp(prefix="ray-", dir="/tmp")
-    )
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     common = {
         "num_cpus": 1,
         "object_store_memory": 100_000_000,
@@ -259,6 +258,7 @@ def cluster(code, tmp_path_factory):
     assert not ray_processes()
 
 
+@linux_only
 def test_training_outlives_a_player_and_a_node(code, cluster, settings):
     """The rollouts are right, and at most one is lost each time."""
     ray = code.ray
@@ -276,10 +276,13 @@ def test_training_outlives_a_player_and_a_node(code, cluster, settings):
             np.testing.assert_array_equal(packed[name], here[0][name], name)
 
     # One of them on each node; kill one, then take its node away.
-    node = "ray.get_runtime_context().get_node_id()"
-    calls = [p.__ray_call__.remote(lambda self: node_id()) for p in players]
-    nodes = ray.get(calls)
-    assert len(set(nodes)) == 2, node
+    def node_id(self):
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
+
+    nodes = ray.get([p.__ray_call__.remote(node_id) for p in players])
+    assert len(set(nodes)) == 2
     second = nodes.index(cluster.second.node_id)
     run = code.new_run(code.new_agent(model), 1)
     batches = code.training_on_ray(players, run, settings, 8 * 32)
@@ -307,9 +310,3 @@ def test_training_outlives_a_player_and_a_node(code, cluster, settings):
     assert used < 20e6
     for player in players:
         ray.kill(player)
-
-
-def node_id():
-    import ray
-
-    return ray.get_runtime_context().get_node_id()

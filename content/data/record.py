@@ -9,8 +9,9 @@ Each name is a part; `make record` and `make bench` call them. Those in the
 third line belong to "Inside the agent", `scale_out` to the chapter of that
 name, `games` to the first page, the others to "Train to win". One more part,
 `repeated`, records nothing: it copies the functions of "Train to win" into
-the chapters that repeat them. A part writes its table or weights beside this file, and
-what made them into a .json of the same name. Nothing here is edited by hand.
+the chapters that repeat them. A part writes its table or weights beside this
+file, and what made them into a .json of the same name. Nothing here is edited
+by hand.
 """
 
 import ast
@@ -841,6 +842,7 @@ def scale_out():
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_agent_register_timeout_ms": "100000",
     }.items():
         os.environ.setdefault(name, value)
     code = notebook_functions(SCALE_OUT)
@@ -897,7 +899,7 @@ def scale_out():
 
 
 def repeated():
-    """Copy the functions of "Train to win" to the chapters that repeat them."""
+    """Copy the functions of "Train to win" to where they are repeated."""
 
     def definitions(text):
         found = {}
