@@ -370,7 +370,9 @@ def test_first_page_says_what_was_recorded(pages):
     mean = sum(returns) / len(returns)
     assert f"won {won} of {len(returns)} games" in text
     assert f"by {mean:.1f} points" in text
-    assert f"{agent['settings']['decisions']:,} decisions" in text
+    decisions = agent["settings"]["decisions"]
+    decisions += agent["finished with"]["settings"]["decisions"]
+    assert f"{decisions:,} decisions" in text
     for name in ("before", "after"):
         assert f": {facts[name]['return']:+.0f}".replace("-", "−") in text
     assert facts["before"]["return"] < 0 < facts["after"]["return"]
