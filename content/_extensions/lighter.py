@@ -35,8 +35,8 @@ standard_logging.getLogger("fontTools").setLevel(standard_logging.WARNING)
 
 # Scripts, and how to tell that a page needs them.
 SIGNS = {
-    "copybutton": "highlight",
-    "clipboard": "highlight",
+    "copybutton": "<pre",
+    "clipboard": "<pre",
     "design-tabs": "sd-tab",
 }
 # The style sheets, in the order in which their rules count.
@@ -94,7 +94,9 @@ def load_less(app, pagename, templatename, context, doctree):
             if name:
                 wait = {"defer": "defer"}
             elif "DOCUMENTATION_OPTIONS" in script.attributes["body"]:
-                wait = {"type": "module"}  # what a script in a page needs to wait
+                wait = {
+                    "type": "module"
+                }  # what a script in a page needs to wait
         if wait:
             # A script object is shared by all pages.
             script = type(script)(
@@ -237,7 +239,9 @@ def read_styles(static, name):
     for rule in tinycss2.parse_stylesheet(text, True, True):
         if rule.type == "at-rule" and rule.lower_at_keyword == "import":
             (address,) = (t.value for t in rule.prelude if t.type == "string")
-            rules += read_styles(static, posixpath.normpath(f"{here}/{address}"))
+            rules += read_styles(
+                static, posixpath.normpath(f"{here}/{address}")
+            )
         elif rule.type != "at-rule" or rule.lower_at_keyword != "charset":
             rules.append(rule)
     return rules
