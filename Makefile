@@ -65,7 +65,7 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 # on two cores; the longest part, `agent`, keeps checkpoints in _build and goes on from them.
 .PHONY: record
 record: $(VENV) ## record the reference runs, the ladder, the agent, and Ray anew
-	@$(BIN)/python content/data/record.py runs agent evaluation games plateau ladder
+	@$(BIN)/python content/data/record.py runs agent finish evaluation games plateau ladder ladder_speed
 	@$(BIN)/python content/data/record.py $(INSIDE) scale_out
 
 # After new weights, without a new training: eight minutes on two cores.
@@ -75,7 +75,7 @@ inside: $(VENV) ## record anew what "Inside the agent" shows of the shipped agen
 
 .PHONY: bench
 bench: $(VENV) $(PEERS) ## compare speed, the ladder, other agents (MINUTES=10 each), and pages
-	@$(BIN)/python content/data/record.py speed ladder
+	@$(BIN)/python content/data/record.py speed ladder_speed ladder
 	@MINUTES=$(MINUTES) $(PEERS:installed=bin/python) content/data/record.py comparison
 	@$(MAKE) --no-print-directory lighthouse
 

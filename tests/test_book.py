@@ -125,7 +125,7 @@ def test_recorded_results_are_shown_as_tables(pages):
     soup = pages["content/train-to-win"]
     rows = [len(t.select("tbody tr")) for t in soup.article.find_all("table")]
     # Five runs and their median; the ladder; three agents.
-    assert rows == [6, 7, 3]
+    assert rows == [6, 9, 3]
     soup = pages["content/inside-the-agent"]
     rows = [len(t.select("tbody tr")) for t in soup.article.find_all("table")]
     assert rows == [6, 8, 14]  # targets of the probe; erased; variants
@@ -292,6 +292,10 @@ def test_every_page_tells_what_it_is(book, pages, config):
         )
         assert 50 <= len(metas["description"]) <= 210, page
         assert metas["og:description"] == metas["description"]
+        assert (
+            metas["description"]
+            == config["sphinx"]["config"]["page_descriptions"][page]
+        )
         assert metas["og:url"] == f"{address}{page}.html"
         canonical = soup.head.find("link", rel="canonical")["href"]
         assert canonical == metas["og:url"]
@@ -370,7 +374,9 @@ def test_first_page_says_what_was_recorded(pages):
     mean = sum(returns) / len(returns)
     assert f"won {won} of {len(returns)} games" in text
     assert f"by {mean:.1f} points" in text
-    assert f"{agent['settings']['decisions']:,} decisions" in text
+    decisions = agent["settings"]["decisions"]
+    decisions += agent["finished with"]["settings"]["decisions"]
+    assert f"{decisions:,} decisions" in text
     for name in ("before", "after"):
         assert f": {facts[name]['return']:+.0f}".replace("-", "−") in text
     assert facts["before"]["return"] < 0 < facts["after"]["return"]
@@ -380,16 +386,53 @@ def test_first_page_says_what_was_recorded(pages):
     assert "{{" not in text
 
 
+def test_style_sheet_has_what_the_pages_use(book):
+    """Each rule that is left out asks for a name that no page has."""
+    static = book.html / "_static"
+    kept = (static / "styles/all.css").read_text(encoding="utf-8")
+    words = set()
+    for path in book.html.glob("**/*.html"):
+        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for tag in soup.find_all(class_=True):
+            words.update(tag["class"])
+    seen = 0
+    for name in (
+        "book",
+        "copybutton",
+        "sphinx-design.min",
+        "styles/sphinx-book-theme",
+        "styles/pydata-sphinx-theme",
+    ):
+        css = (static / f"{name}.css").read_text(encoding="utf-8")
+        for single in re.findall(r"(?:^|[},])\s*\.([\w-]+)(?=\s*[,{])", css):
+            if single in words:
+                assert f".{single}" in kept, (name, single)
+                seen += 1
+    assert seen > 50
+    # Dark mode, phones, and paper.
+    for part in ("data-theme=dark", "@media (max-width", "@media print"):
+        assert part in kept.replace('"', "").replace("@media(", "@media ("), (
+            part
+        )
+
+
 def test_pages_carry_no_more_than_they_use(book, pages):
     for page, soup in pages.items():
         loaded = str(soup.head)
         assert "fontawesome.js" not in loaded
         assert "searchindex.js" not in loaded
-        assert ("mystnb" in loaded) == bool(soup.select("div.cell")), page
+        assert ("copybutton" in loaded) == bool(soup.select("pre")), page
+        # One style sheet, and no script that the page would wait for.
+        (style,) = soup.head.select("link[rel=stylesheet]")
+        assert style["href"].endswith("_static/styles/all.css")
+        for script in soup.find_all("script", src=True):
+            assert script.has_attr("defer"), (page, script["src"])
+        assert not soup.select(".highlight span.n, .highlight span.w")
     size = sum(
         path.stat().st_size for path in (book.html / "_static").rglob("*.*")
     )
     assert size < 15_000_000
+    assert (book.html / "_static/styles/all.css").stat().st_size < 160_000
     fonts = list((book.html / "_static/vendor").rglob("*.*"))
     assert {path.suffix for path in fonts} == {".woff"}
     assert all(path.stat().st_size < 20_000 for path in fonts)

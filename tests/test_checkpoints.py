@@ -77,11 +77,16 @@ class Games:
     def __init__(self, games, events=()):
         self.games = games
         self.num_envs = games.num_envs
+        self.closed = games.closed
         self.events = dict(events)
         self.n_steps = 0
 
     def reset(self, **options):
         return self.games.reset(**options)
+
+    def close(self):
+        self.closed = True
+        self.games.close()
 
     def send(self, actions):
         self.games.send(actions)
@@ -105,10 +110,17 @@ def small_agent(code, seed=SEED, n_hidden=8):
     return code.new_agent(code.initialize_model(rng, n_hidden))
 
 
+def open_games(code):
+    """Return games to train on; new ones if a training was interrupted."""
+    if code.games[0].closed:
+        code.games = code.make_games(2, n_groups=1)
+    return code.games
+
+
 def train(code, folder, events=(), settings=SETTINGS, seed=SEED, **network):
     """Train a small agent until it is done or something happens."""
     agent = small_agent(code, **network)
-    games = Games(code.games[0], events)
+    games = Games(open_games(code)[0], events)
     return code.train([games], agent, seed, settings, folder=str(folder))
 
 
@@ -157,7 +169,7 @@ def without_times(history):
 
 def test_a_checkpoint_holds_the_whole_run(code, tmp_path):
     run = code.new_run(small_agent(code), SEED)
-    training = code.training(code.games, run, SEED, SETTINGS)
+    training = code.training(open_games(code), run, SEED, SETTINGS)
     pairs = list(islice(training, 5))
     training.close()
     run = pairs[-1][0]
@@ -179,11 +191,12 @@ def test_a_checkpoint_holds_the_whole_run(code, tmp_path):
 
 def learn_from_a_rollout(code, agent, state):
     """Return the agent and the metrics after the updates of a rollout."""
+    games = open_games(code)
     with ThreadPoolExecutor(1) as pool:
-        pictures = code.reset(code.games, seed=1)
+        pictures = code.reset(games, seed=1)
         scenes = [code.first_scene(frames) for frames in pictures]
         rng, learner = np.random.default_rng(2), iter([(agent, {})])
-        past, *_ = code.play(code.games, scenes, rng, SETTINGS, learner)
+        past, *_ = code.play(games, scenes, rng, SETTINGS, learner)
         rollout, _ = code.make_rollout(past, SETTINGS)
         batches = code.minibatches(rollout, SETTINGS, code.generator(state))
         now = code.anneal(SETTINGS, 0.5)
@@ -285,7 +298,7 @@ def test_a_training_that_is_done_stays_as_it_is(code, tmp_path):
 
 def test_without_a_folder_nothing_is_kept(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code.train(code.games, small_agent(code), SEED, TINY)
+    code.train(open_games(code), small_agent(code), SEED, TINY)
     assert not list(tmp_path.iterdir())
 
 
@@ -798,6 +811,23 @@ def test_stop_before_there_is_anything_to_keep(code, tmp_path):
     _, history = train(code, tmp_path, {1: press_stop})  # after going on
     assert len(history) == 5
     assert decisions_saved(code, tmp_path) == before
+
+
+def test_interrupted_games_are_not_used_again(code, tmp_path):
+    """With an action on its way, a reset brings old frames, or hangs."""
+    train(code, tmp_path / "one")
+    games = code.games
+    assert not games[0].closed  # at the end of a training nothing is open
+    train_and_stop(code, tmp_path / "two")
+    assert games[0].closed
+    with pytest.raises(RuntimeError, match="make_games"):
+        code.reset(games, seed=1)
+    (fault,) = (v for k, v in FAULTS.items() if k == "gradient")
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError):
+        spoil = {4: lambda rewards: rewards.fill(fault[0])}
+        train(code, tmp_path / "three", spoil)
+    assert code.games[0] is not games[0]
+    assert code.games[0].closed
 
 
 @posix_only

@@ -872,6 +872,37 @@ def test_save_model_refuses_what_16_bits_cannot_hold(code, tmp_path, bad):
 # The recorded results
 
 
+def test_return_after_takes_the_last_row_that_is_early_enough(code):
+    rows = [
+        {"seed": seed, "decisions": 100 * k, "mean_return": seed + k}
+        for seed in (10, 20)
+        for k in (1, 2, 3)
+    ]
+    assert code.return_after(rows, 250) == [12, 22]
+    assert code.return_after(rows, 300) == [13, 23]
+    assert code.return_after(rows, np.inf) == [13, 23]
+    assert code.return_after(rows, 50) == [11, 21]  # nothing is earlier
+    assert code.return_after([], 50) == []
+
+
+def test_the_ladder_is_complete(code):
+    speeds = code.read_table(DATA / "ladder-speed.csv")
+    rows = code.read_table(DATA / "ladder.csv")
+    names = [row["rung"] for row in speeds]
+    assert len(set(names)) == len(names) == 9
+    assert {row["rung"] for row in rows} == set(names)
+    assert min(row["decisions_per_second"] for row in speeds) > 0
+    for name in names:
+        for seed in {row["seed"] for row in rows}:
+            decisions = [
+                row["decisions"]
+                for row in rows
+                if (row["rung"], row["seed"]) == (name, seed)
+            ]
+            assert decisions == sorted(decisions)
+            assert decisions[-1] >= 180_000
+
+
 def test_training_gains_what_the_recorded_runs_gained(code):
     """Train for 150,000 decisions; half of the smallest gain must be there."""
     seed, settings = (

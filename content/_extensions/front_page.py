@@ -140,12 +140,14 @@ def substitutions():
         raise ValueError(
             "the recorded agents do not win, but the page says so"
         )
-    games = facts("games.json")
+    games, agent = facts("games.json"), facts("agent.json")
+    stages = [agent, agent.get("finished with")]
+    decisions = sum(s["settings"]["decisions"] for s in stages if s)
     return {
         "runs": str(len(runs)),
         "cores": str(facts("reference-runs.json")["made with"]["cores"]),
         "minutes_to_zero": f"{to_zero:.0f}",
-        "decisions": f"{facts('agent.json')['settings']['decisions']:,}",
+        "decisions": f"{decisions:,}",
         "won": str(sum(points > 0 for points in played)),
         "played": str(len(played)),
         "mean": f"{mean:.1f}",

@@ -1,21 +1,25 @@
 """Sphinx extension: pages load what they use, and nothing they do not.
 
-Style sheets and scripts come with the pages that need them, and scripts wait
-until the page is there. Pictures wait until the reader is near. Of MathJax
-those files are kept that a page can ask for, and of the theme's 2,000 icons
-those that are used.
+The rules that a page can need, a tenth of what the style sheets hold, become
+one style sheet for all pages. Scripts come with the pages that need them, and
+wait until the page is there. Pictures wait until the reader is near. Of
+MathJax those files are kept that a page can ask for, and of the theme's 2,000
+icons those that are used.
 """
 
-import logging
+import logging as standard_logging
+import posixpath
 import re
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 import pydata_sphinx_theme
+import tinycss2
 from fontTools import subset
 from fontTools.ttLib import TTFont
 from PIL import Image
+from sphinx.util import logging
 
 THEME = (
     Path(pydata_sphinx_theme.__file__).parent
@@ -26,16 +30,37 @@ THEME = (
 MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex", "a11y", "ui", "sre")
 SPOKEN = ("base", "en", "nemeth")  # of the languages it speaks
 
-logging.getLogger("fontTools").setLevel(logging.WARNING)
+logger = logging.getLogger(__name__)
+standard_logging.getLogger("fontTools").setLevel(standard_logging.WARNING)
 
-# Style sheets and scripts, and how to tell that a page needs them.
+# Scripts, and how to tell that a page needs them.
 SIGNS = {
-    "copybutton": "highlight",
-    "clipboard": "highlight",
-    "mystnb": 'class="cell',
-    "sphinx-design": "sd-",
+    "copybutton": "<pre",
+    "clipboard": "<pre",
     "design-tabs": "sd-tab",
 }
+# The style sheets, in the order in which their rules count.
+STYLES = (
+    "styles/theme.css",
+    "styles/pydata-sphinx-theme.css",
+    "pygments.css",
+    "styles/sphinx-book-theme.css",
+    "copybutton.css",
+    "mystnb.*.css",
+    "sphinx-design.min.css",
+    "book.css",
+)
+STYLE = "styles/all.css"  # layout.html links it
+# Names, punctuation and white space have the color of the text around them:
+# half of the elements of a page with code would only say so.
+PLAIN_CODE = re.compile(r'<span class="(?:n|p|w|nn)">([^<]*)</span>')
+# How the theme finds out which boxes scroll: by measuring all of them at once,
+# which takes a second on a phone. book.js does it bit by bit.
+THEME_SCRIPT = "scripts/pydata-sphinx-theme.js"
+MEASURED_AT_ONCE = (
+    '["pre",".nboutput > .output_area",".cell_output > .output",'
+    '".jp-RenderedHTMLCommon",".pst-scrollable-table-container"].join(", ")'
+)
 ICON_RULE = re.compile(r'\.fa-[^{}]*\{content:"([^"]*)"\}')
 ICON_CLASS = re.compile(r"\bfa-[a-z0-9-]+")
 FONT_FILE = re.compile(
@@ -54,24 +79,35 @@ def load_less(app, pagename, templatename, context, doctree):
             sign in body for part, sign in SIGNS.items() if part in name
         )
 
-    context["css_files"] = [c for c in context["css_files"] if wanted(c)]
+    for sheet in context["css_files"]:
+        name = PurePosixPath(str(sheet.filename)).relative_to("_static")
+        if not any(name.match(pattern) for pattern in STYLES):
+            logger.warning("a style sheet that no page would get: %s", name)
     scripts = []
     for script in filter(wanted, context["script_files"]):
         name = str(getattr(script, "filename", None) or "")
         if "mathjax" in name:
             continue  # book.js loads it when a formula comes near
+        wait = {}
         # The search page calls doctools.js at once.
-        if name and templatename != "search.html":
-            if not name.endswith("documentation_options.js"):
-                # A script object is shared by all pages.
-                script = type(script)(
-                    script.filename,
-                    priority=script.priority,
-                    **{**script.attributes, "defer": "defer"},
-                )
+        if templatename != "search.html":
+            if name:
+                wait = {"defer": "defer"}
+            elif "DOCUMENTATION_OPTIONS" in script.attributes["body"]:
+                wait = {
+                    "type": "module"
+                }  # what a script in a page needs to wait
+        if wait:
+            # A script object is shared by all pages.
+            script = type(script)(
+                script.filename,
+                priority=script.priority,
+                **{**script.attributes, **wait},
+            )
         scripts.append(script)
     context["script_files"] = scripts
     if body:
+        body = PLAIN_CODE.sub(r"\1", body).replace("<span></span>", "")
         context["body"] = measured(body, app, pagename)
 
 
@@ -174,6 +210,142 @@ def shrink_icons(folder):
         path.unlink()
 
 
+def read_styles(static, name):
+    """Return the rules of a style sheet, and of those that it imports.
+
+    Parameters
+    ----------
+    static : pathlib.Path
+    name : str
+        Of a file there.
+
+    Returns
+    -------
+    list of tinycss2.ast.Node
+        Addresses as seen from STYLE.
+    """
+    text = (static / name).read_text(encoding="utf-8")
+    here = posixpath.dirname(name)
+    there = posixpath.dirname(STYLE)
+
+    def move(match):
+        if match[1].startswith("data:"):
+            return match[0]
+        path = posixpath.relpath(posixpath.join(here, match[1]), there)
+        return f'url("{path}")'
+
+    text = re.sub(r"url\(([^()\"']+)\)", move, text)
+    rules = []
+    for rule in tinycss2.parse_stylesheet(text, True, True):
+        if rule.type == "at-rule" and rule.lower_at_keyword == "import":
+            (address,) = (t.value for t in rule.prelude if t.type == "string")
+            rules += read_styles(
+                static, posixpath.normpath(f"{here}/{address}")
+            )
+        elif rule.type != "at-rule" or rule.lower_at_keyword != "charset":
+            rules.append(rule)
+    return rules
+
+
+def can_apply(selector, words):
+    """Return whether a page can have what a selector asks for.
+
+    Parameters
+    ----------
+    selector : str
+        Without commas outside of parentheses.
+    words : set of str
+        All that pages and scripts consist of.
+
+    Returns
+    -------
+    bool
+    """
+    # What stands in brackets, and what must not be there or is one of several.
+    plain = re.sub(r"\[[^\]]*\]", "", selector)
+    plain = re.sub(r":[\w-]+\((?:[^()]|\([^()]*\))*\)", "", plain)
+    names = re.findall(r"[.#]((?:[\w-]|\\.)+)", plain)
+    return all(name.replace("\\", "") in words for name in names)
+
+
+def used_rules(rules, words):
+    """Return the style rules that a page can need.
+
+    Parameters
+    ----------
+    rules : list of tinycss2.ast.Node
+    words : set of str
+
+    Returns
+    -------
+    str
+    """
+    kept = []
+    for rule in rules:
+        if rule.type == "qualified-rule":
+            selectors = re.split(
+                r",(?![^(\[]*[)\]])", tinycss2.serialize(rule.prelude)
+            )
+            selectors = [s.strip() for s in selectors if can_apply(s, words)]
+            if selectors:
+                content = tinycss2.serialize(rule.content).strip()
+                kept.append(f"{','.join(selectors)}{{{content}}}")
+        elif rule.type == "at-rule" and rule.lower_at_keyword in (
+            "media",
+            "supports",
+        ):
+            inner = used_rules(
+                tinycss2.parse_rule_list(rule.content, True, True), words
+            )
+            if inner:
+                prelude = tinycss2.serialize(rule.prelude).strip()
+                kept.append(f"@{rule.at_keyword} {prelude}{{{inner}}}")
+        elif rule.type == "error":
+            # A mistake in a style sheet: browsers skip it, too.
+            continue
+        else:
+            kept.append(rule.serialize())
+    return "\n".join(kept)
+
+
+def shrink_styles(folder):
+    """Write the one style sheet that all pages load.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The built book.
+    """
+    static = folder / "_static"
+    words = set()
+    for path in [*folder.glob("**/*.html"), *static.glob("**/*.js")]:
+        if "mathjax" not in path.parts:
+            text = path.read_text(encoding="utf-8")
+            words.update(re.findall(r"[\w-]+", text))
+    words.update(("mjx-container", "MathJax"))  # come later
+    rules = []
+    for pattern in STYLES:
+        for path in sorted(static.glob(pattern)):
+            rules += read_styles(static, path.relative_to(static).as_posix())
+    (static / STYLE).write_text(used_rules(rules, words), encoding="utf-8")
+
+
+def shrink_theme_script(folder):
+    """Let book.js find out which boxes scroll, instead of the theme.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The built book.
+    """
+    script = (THEME / THEME_SCRIPT).read_text(encoding="utf-8")
+    if MEASURED_AT_ONCE not in script:
+        logger.warning("%s is another one; see lighter.py", THEME_SCRIPT)
+    script = script.replace(MEASURED_AT_ONCE, '".measured-by-book-js"')
+    script = re.sub(r"//# sourceMappingURL=.*", "", script)
+    (folder / "_static" / THEME_SCRIPT).write_text(script, encoding="utf-8")
+
+
 def shrink_mathjax(folder):
     """Keep what a page can ask for.
 
@@ -198,6 +370,8 @@ def shrink(app, exception):
     if exception is None and app.builder.name == "html":
         folder = Path(app.outdir)
         shrink_icons(folder)
+        shrink_styles(folder)
+        shrink_theme_script(folder)
         shrink_mathjax(folder / "_static" / "mathjax")
 
 

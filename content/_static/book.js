@@ -17,6 +17,7 @@
       await MathJax.typesetPromise([formula]);
       await new Promise((resume) => setTimeout(resume)); // let the reader act
     }
+    document.dispatchEvent(new Event("formulas-set"));
   };
 
   const begin = () => {
@@ -34,6 +35,44 @@
     for (const formula of formulas) near.observe(formula);
     for (const sign of signs) addEventListener(sign, begin, { passive: true });
   }
+}
+
+// Boxes that scroll can be reached by keyboard. To know which ones do, the browser has
+// to lay them out: a few at a time, when it has nothing else to do.
+{
+  const soon = window.requestIdleCallback ?? ((work) => setTimeout(work, 50));
+  const boxes =
+    "pre, .cell_output > .output, .jp-RenderedHTMLCommon, .pst-scrollable-table-container, div.math";
+  let waiting = [];
+  let planned = false;
+
+  const measure = (deadline) => {
+    do {
+      const box = waiting.shift();
+      const { scrollWidth, clientWidth, scrollHeight, clientHeight } = box;
+      const scrolls = scrollWidth > clientWidth || scrollHeight > clientHeight;
+      if (scrolls) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    } while (waiting.length && deadline?.timeRemaining() > 8);
+    planned = waiting.length > 0;
+    if (planned) soon(measure);
+  };
+
+  const plan = () => {
+    waiting = [...document.querySelectorAll(boxes)];
+    if (!planned && waiting.length) soon(measure);
+    planned ||= waiting.length > 0;
+  };
+
+  let timer;
+  const later = () => {
+    clearTimeout(timer);
+    timer = setTimeout(plan, 300);
+  };
+  addEventListener("load", plan);
+  addEventListener("resize", later);
+  document.addEventListener("toggle", later, true); // what was folded
+  document.addEventListener("formulas-set", later);
 }
 
 // A recording marked with data-playing plays by itself while it is in view: only

@@ -1,7 +1,7 @@
 """Record the results that the notebooks show, with their own code.
 
-    python record.py runs agent evaluation games plateau ladder
-    python record.py comparison speed
+    python record.py runs agent finish evaluation games plateau ladder
+    python record.py comparison speed ladder_speed
     python record.py erasing variants_of_the_game points
     python record.py scale_out
 
@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -45,10 +46,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 SEEDS = (1, 2, 3, 4, 5)
-LADDER_SEEDS, LADDER_DECISIONS = (1, 2, 3), 200_000
-LADDER_SECONDS = 60
+LADDER_SEEDS, LADDER_DECISIONS, LADDER_ROUNDS = (1, 2), 200_000, 2
 PLATEAU_SEEDS, PLATEAU_DECISIONS = (1, 2, 3, 4, 5), 1_000_000
 AGENT_SEEDS, AGENT_DECISIONS = (2,), 4_000_000
+FINISH_SEED, FINISH = (
+    11,
+    {"decisions": 3_000_000, "learning_rate": 1e-3, "entropy_coef": 0.002},
+)
 NEVER = -1e4  # a bias with which an action has no chance
 EVALUATION_GAMES = 100
 # "Inside the agent": games of each kind, and the seed of the first one.
@@ -227,6 +231,35 @@ def agent():
     model = results[facts["seed"]][1]
     code = notebook_functions(SOURCE)
     write("agent.safetensors", lambda p: code.save_model(p, model, facts))
+    write_facts("agent", facts)
+
+
+def finish():
+    """Train the agent that `agent` has written further, in smaller steps."""
+    code, path = notebook_functions(SOURCE), DATA / "agent.safetensors"
+    facts = json.loads((DATA / "agent.json").read_text(encoding="utf-8"))
+    if "finished with" in facts:
+        sys.exit("this agent is finished; `agent` trains one from the start")
+    settings = notebook_value(SOURCE, "settings") | FINISH
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"), 1)
+    trained, history = code.train(
+        games,
+        code.new_agent(code.load_model(path)),
+        FINISH_SEED,
+        settings,
+        folder=BUILD / "agent-finish",
+    )
+    code.close(games)
+    facts["finished with"] = provenance(
+        seed=FINISH_SEED,
+        games=notebook_value(SOURCE, "N_GAMES"),
+        settings=settings,
+    )
+    facts["finished with"]["mean return of the last 50 training games"] = (
+        round(history[-1]["mean_return"], 2)
+    )
+    del facts["mean return of 100 games"]  # of the agent before
+    write(path.name, lambda p: code.save_model(p, trained.model, facts))
     write_facts("agent", facts)
 
 
@@ -442,55 +475,73 @@ def climb(rung, seed, n_groups, n_decisions, max_seconds=float("inf")):
     return history_until(rows, n_decisions, max_seconds)
 
 
-def ladder():
-    """Record what each idea of the chapter brings, and print it.
+def speed_of(history):
+    """Return the decisions per second of a training, without its start.
 
-    The speed of each rung is measured with the computer for itself. The
-    trainings then run side by side, one per core: how they learn does not
-    depend on how fast they are. What a rung reaches in a given time follows
-    from both.
+    The first row has seen the emulators start, which takes seconds.
     """
+    first, last = history[0], history[-1]
+    decisions = last["decisions"] - first["decisions"]
+    return decisions / (last["seconds"] - first["seconds"])
+
+
+def rung_names():
+    """Return the rungs of the ladder: number, and name."""
     names = {-1: "the first chapter"}
     for rung, (name, *_) in enumerate(variants(notebook_functions(SOURCE))):
         names[rung] = name
-    rungs, settings = list(names), notebook_value(SOURCE, "settings")
-    speeds = {}
-    for rung in rungs:
-        last = climb(rung, 1, 2, float("inf"), 15)[-1]
-        speeds[rung] = last["decisions"] / last["seconds"]
-        print(f"{names[rung]}: {speeds[rung]:,.0f} decisions/s", flush=True)
-    jobs = [(rung, seed) for rung in rungs for seed in LADDER_SEEDS]
-    with ProcessPoolExecutor(
-        os.cpu_count(), mp_context=get_context("spawn")
-    ) as pool:
-        arguments = [(*job, 1, LADDER_DECISIONS) for job in jobs]
-        histories = dict(zip(jobs, pool.map(climb, *zip(*arguments))))
-    rows = []
-    for rung, seed in jobs:
-        in_time = min(speeds[rung] * LADDER_SECONDS, LADDER_DECISIONS)
-        reached = [
-            next(
-                row["mean_return"]
-                for row in histories[rung, seed]
-                if row["decisions"] >= limit
+    return names
+
+
+def ladder_rows(rung, seed):
+    """Return rows of a training on a rung, about every 15,000 decisions."""
+    rows, due = [], 0
+    for row in climb(rung, seed, 1, LADDER_DECISIONS):
+        if row["decisions"] >= due:
+            due = row["decisions"] + 15_000
+            rows.append(
+                {
+                    "rung": rung_names()[rung],
+                    "seed": seed,
+                    "decisions": row["decisions"],
+                    "mean_return": round(row["mean_return"], 2),
+                }
             )
-            for limit in (LADDER_DECISIONS, in_time)
-        ]
-        rows.append(
-            {
-                "rung": names[rung],
-                "seed": seed,
-                "decisions_per_second": round(speeds[rung]),
-                "decisions": LADDER_DECISIONS,
-                "by_decisions": round(reached[0], 2),
-                "seconds": LADDER_SECONDS,
-                "by_time": round(reached[1], 2),
-            }
-        )
-        print(rows[-1], flush=True)
+    return rows
+
+
+def ladder():
+    """Record how each idea of the chapter learns, one training per core.
+
+    How they learn does not depend on how fast they are: `ladder_speed` tells
+    that, and what a rung reaches in a given time follows from both.
+    """
+    jobs = [(rung, seed) for rung in rung_names() for seed in LADDER_SEEDS]
+    rows = []
+    for part in share_out(ladder_rows, jobs):
+        rows += part
+        print(part[-1], flush=True)
+    settings = notebook_value(SOURCE, "settings")
     write_table(
         "ladder", rows, provenance(seeds=LADDER_SEEDS, settings=settings)
     )
+
+
+def ladder_speed():
+    """Record how fast each rung is, with the computer for itself.
+
+    In several rounds, because computers are now faster and now slower.
+    """
+    names, speeds, rows = rung_names(), {}, []
+    for _ in range(LADDER_ROUNDS):
+        for rung in names:
+            history = climb(rung, 1, 2, float("inf"), 15)
+            speeds.setdefault(rung, []).append(speed_of(history))
+    for rung, name in names.items():
+        speed = round(statistics.median(speeds[rung]))
+        rows.append({"rung": name, "decisions_per_second": speed})
+        print(rows[-1], flush=True)
+    write_table("ladder-speed", rows, provenance(rounds=LADDER_ROUNDS))
 
 
 def sb3(seconds, seed):
@@ -595,9 +646,8 @@ def speed():
         games = code.make_games(notebook_value(SOURCE, "N_GAMES"))
         alone = code.random_play_speed(games, 400, seed)
         code.close(games)
-        _, history = train(code, settings, seed, 15)
-        last = history[-1]
-        training = last["decisions"] / last["seconds"]
+        _, history = train(code, settings, seed, 20)
+        training = speed_of(history)
         ratios.append(training / alone)
         print(
             f"emulator {alone:,.0f}/s, training {training:,.0f}/s, "
@@ -934,10 +984,12 @@ PARTS = {
     for part in (
         runs,
         agent,
+        finish,
         evaluation,
         games,
         plateau,
         ladder,
+        ladder_speed,
         comparison,
         speed,
         erasing,
