@@ -234,7 +234,7 @@ def test_without_ray_the_cell_says_what_to_do(tmp_path):
 
 
 @pytest.fixture
-def cluster(code):
+def cluster(code, monkeypatch):
     """Start two nodes, connect to them, and check that nothing is left."""
     from ray.cluster_utils import Cluster
 
@@ -244,9 +244,10 @@ def cluster(code):
         "object_store_memory": 100_000_000,
         "include_dashboard": False,
     }
-    cluster = Cluster(
-        initialize_head=True, head_node_args=common | {"temp_dir": folder}
-    )
+    # Nodes that are started so share no secret, and need a folder for addresses.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    cluster = Cluster(initialize_head=True, head_node_args=common)
     cluster.second = cluster.add_node(**common)
     with code.ray_running(cluster.address):
         yield cluster
