@@ -872,12 +872,9 @@ def last_heading(text):
 def definitions(source):
     """Return only the imports, functions and classes of a cell."""
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
-    lines = source.splitlines()
-    return "\n".join(
-        "\n".join(lines[node.lineno - 1 : node.end_lineno])
-        for node in ast.parse(source).body
-        if isinstance(node, kinds)
-    )
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if isinstance(node, kinds)]
+    return ast.unparse(tree)  # decorators and all
 
 
 def short_chapter(changes):
