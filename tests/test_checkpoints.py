@@ -845,8 +845,11 @@ def test_stop_at_any_moment(code, tmp_path):
         for _ in range(25):
             # The signal may come while the games are being played: new ones.
             with closing(code.make_games(1, n_groups=1)[0]) as engine:
-                # After the second rollout, so that there is one to keep.
-                games = Games(engine, {2: start_timer})
+                # After the second rollout, so that there is one to keep. And
+                # again: Python ignores what is raised while it collects
+                # garbage. Then people press Stop once more.
+                presses = dict.fromkeys(range(2, 10_000, 200), start_timer)
+                games = Games(engine, presses)
                 stopped, history = code.train(
                     [games], agent, SEED, settings, folder=str(tmp_path)
                 )
@@ -872,12 +875,9 @@ def last_heading(text):
 def definitions(source):
     """Return only the imports, functions and classes of a cell."""
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
-    lines = source.splitlines()
-    return "\n".join(
-        "\n".join(lines[node.lineno - 1 : node.end_lineno])
-        for node in ast.parse(source).body
-        if isinstance(node, kinds)
-    )
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if isinstance(node, kinds)]
+    return ast.unparse(tree)  # decorators and all
 
 
 def short_chapter(changes):
