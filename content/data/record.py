@@ -59,7 +59,7 @@ EVALUATION_GAMES = 100
 ERASING_GAMES, VARIANT_GAMES, POINTS_GAMES = 30, 20, 40
 FIRST_SEED = 200_000
 # "Scale out": trainings with and without Ray, and the other measurements.
-SCALE_OUT_SEEDS, SCALE_OUT_DECISIONS = (1, 2, 3), 160_000
+SCALE_OUT_SEEDS, SCALE_OUT_DECISIONS = (1, 2, 3, 4, 5), 250_000
 SCALE_OUT_SECONDS = 25
 MINUTES = float(os.environ.get("MINUTES", "10"))  # of the comparison
 
@@ -884,13 +884,12 @@ def scale_out_training(code, kind, seed, max_seconds=float("inf")):
 def scale_out():
     """Record trainings with and without Ray, and what they move.
 
-    Five minutes on two cores, which should have nothing else to do. The kinds
+    A quarter of an hour on two cores, which should have nothing else to do. The kinds
     take turns, so that a computer that gets slower does so for both.
     """
     for name, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_agent_register_timeout_ms": "100000",
     }.items():
