@@ -86,7 +86,7 @@ def test_repeated_functions_are_those_of_train_to_win():
 
 def test_settings_are_those_of_train_to_win():
     ours, theirs = (notebook_value(s, "settings") for s in (SOURCE, BEFORE))
-    assert ours.pop("max_staleness") >= 1
+    assert ours.pop("max_staleness") == 0  # nothing that PPO has to correct
     assert ours == theirs
 
 
@@ -285,7 +285,7 @@ def test_training_outlives_a_player_and_a_node(code, cluster, settings):
     assert len(set(nodes)) == 2
     second = nodes.index(cluster.second.node_id)
     run = code.new_run(code.new_agent(model), 1)
-    batches = code.training_on_ray(players, run, settings, 8 * 32)
+    batches = code.training_on_ray(players, run, settings, len(players))
     rows, store = [], 100_000_000
     for _, row in batches:
         rows.append(row)

@@ -836,15 +836,17 @@ def points():
     write_table("points", rows, facts)
 
 
-def scale_out_training(code, kind, seed, max_seconds=float("inf")):
+def scale_out_training(
+    code, n_players, seed, max_staleness=0, max_seconds=float("inf")
+):
     """Return the rows of a training with or without Ray.
 
     Parameters
     ----------
     code : types.SimpleNamespace
-    kind : int
-        The number of players, or 0 for a single process.
-    seed : int
+    n_players : int
+        0 for a single process.
+    seed, max_staleness : int
     max_seconds : float
 
     Returns
@@ -853,15 +855,15 @@ def scale_out_training(code, kind, seed, max_seconds=float("inf")):
     """
     n_games = notebook_value(SCALE_OUT, "N_GAMES")
     settings = notebook_value(SCALE_OUT, "settings")
-    n_decisions = n_games * settings["n_steps"]
+    settings["max_staleness"] = max_staleness
     model = code.initialize_model(code.np.random.default_rng(seed))
     run = code.new_run(code.new_agent(model), seed)
-    if kind == 0:
+    if n_players == 0:
         games = code.make_games(n_games)
         batches = code.training(games, run, seed, settings)
     else:
-        players = code.start_players(kind, n_games, seed, settings)
-        batches = code.training_on_ray(players, run, settings, n_decisions)
+        players = code.start_players(n_players, n_games, seed, settings)
+        batches = code.training_on_ray(players, run, settings, n_players)
     rows, begin = [], None
     for _, row in batches:
         now = time.perf_counter()
@@ -873,7 +875,7 @@ def scale_out_training(code, kind, seed, max_seconds=float("inf")):
         ):
             break
     batches.close()
-    if kind == 0:
+    if n_players == 0:
         code.close(games)
     else:
         for player in players:
@@ -884,8 +886,8 @@ def scale_out_training(code, kind, seed, max_seconds=float("inf")):
 def scale_out():
     """Record trainings with and without Ray, and what they move.
 
-    A quarter of an hour on two cores, which should have nothing else to do. The kinds
-    take turns, so that a computer that gets slower does so for both.
+    25 minutes on two cores, which should have nothing else to do. The kinds
+    take turns, so that a computer that gets slower does so for all.
     """
     for name, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -897,20 +899,26 @@ def scale_out():
     code = notebook_functions(SCALE_OUT)
     median = code.np.median
     settings = notebook_value(SCALE_OUT, "settings")
-    kinds = {"one process": 0, "Ray, 1 player": 1, "Ray, 2 players": 2}
-    speeds, curves = {name: [] for name in kinds}, []
+    one = {"Ray, 1 player": {"n_players": 1}}
+    kinds = {
+        "one process": {"n_players": 0},
+        "Ray, 2 players": {"n_players": 2},
+        "Ray, 2 players ahead": {"n_players": 2, "max_staleness": 1},
+    }
+    speeds, curves = {name: [] for name in kinds | one}, []
     with code.ray_running():
         for seed in SCALE_OUT_SEEDS:
-            for name in ("one process", "Ray, 2 players"):
-                rows = scale_out_training(code, kinds[name], seed)
+            for name, how in kinds.items():
+                rows = scale_out_training(code, seed=seed, **how)
                 speeds[name].append(code.speed(rows))
                 print(name, seed, f"{speeds[name][-1]:,.0f}/s", flush=True)
                 curves += [
                     {"training": name, **row} for row in table(seed, rows)
                 ]
-        name = "Ray, 1 player"
-        rows = scale_out_training(code, 1, 1, SCALE_OUT_SECONDS)
-        speeds[name].append(code.speed(rows))
+        for name, how in one.items():
+            how["max_seconds"] = SCALE_OUT_SECONDS
+            rows = scale_out_training(code, seed=1, **how)
+            speeds[name].append(code.speed(rows))
         plain = code.measure_episodes(2, SCALE_OUT_SECONDS, 1)
     per_game = plain["decisions"] / plain["episodes"]
     experience, _ = code.play_alone(16, 1, settings)
