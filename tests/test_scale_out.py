@@ -172,6 +172,90 @@ def test_scaling_on_paper(code):
     )
 
 
+class FakePlayer:
+    """Plays a rollout in no time."""
+
+    def __init__(self):
+        self.rollout = self
+
+    def remote(self, weights, version):
+        self.answer = {}, [-1.0], version
+        return object()
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_players_are_ahead_by_as_much_as_the_setting_says(
+    code, monkeypatch, ahead
+):
+    """Two players are fast, and one is as slow as it can be."""
+    slow, under_way = FakePlayer(), []
+
+    def next_answer(crew):
+        under_way.append(len(crew.playing))
+        order = sorted(crew.playing, key=lambda r: crew.playing[r] is slow)
+        player = crew.playing.pop(order[0])
+        crew.idle.append(player)
+        return player.answer
+
+    monkeypatch.setitem(
+        code.collect_batch.__globals__, "next_answer", next_answer
+    )
+    crew = code.Crew([slow, FakePlayer(), FakePlayer()], {}, {})
+    totals = {"used": 0, "stale": 0}
+    for version in range(6):
+        fresh, returns, counts = code.collect_batch(
+            crew, None, version, 3, ahead
+        )
+        assert len(fresh) == counts["used"] == 3
+        assert len(returns) == counts["used"] + counts["stale"]
+        assert counts["lost"] == 0
+        totals = {name: totals[name] + counts[name] for name in totals}
+        # Who waits has nothing under way between the batches.
+        assert bool(crew.playing) == bool(ahead)
+    assert totals == {"used": 18, "stale": 0}
+    assert max(under_way) == 3
+    if ahead:  # the slow one has been away since the first batch
+        slow, slowest = None, slow
+        crew.idle.extend(p for p in crew.playing.values() if p is not slowest)
+        for reference in list(crew.playing):
+            if crew.playing[reference] is not slowest:
+                del crew.playing[reference]
+        _, _, counts = code.collect_batch(crew, None, 6, 3, ahead)
+        assert counts == {"used": 3, "stale": 1, "lost": 0}
+
+
+# What the page says of the recorded results
+
+
+def test_recorded_results_are_as_the_page_says(code):
+    last = {}
+    for row in code.read_table(DATA / "scale-out-curves.csv"):
+        by_seed = last.setdefault(row["training"], {})
+        by_seed[row["seed"]] = row["mean_return"]
+        assert row["decisions"] < 260_000
+    alone, waiting, ahead = (
+        np.array(list(last[name].values()))
+        for name in ("one process", "Ray, 2 players", "Ray, 2 players ahead")
+    )
+    assert len(alone) == len(waiting) == len(ahead) == 5
+    # Learning per decision: not worse than alone; staleness beyond all spread.
+    assert waiting.mean() > alone.mean() > ahead.mean()
+    assert waiting.min() > ahead.max()
+    assert alone.min() < waiting.max()
+    speeds = {
+        row["training"]: row for row in code.read_table(DATA / "scale-out.csv")
+    }
+    speed = {k: row["decisions_per_second"] for k, row in speeds.items()}
+    assert speed["Ray, 2 players"] >= 0.85 * speed["one process"]
+    gain = speed["Ray, 2 players ahead"] / speed["Ray, 2 players"] - 1
+    assert 0.05 < gain < 0.15  # about a tenth
+    moved = {k: row["bytes_per_decision"] for k, row in speeds.items()}
+    assert moved["Ray, 2 players"] <= 400
+    # No scheme is faster than its emulators, so the gain has its limit.
+    ratio = speed["Ray, 2 players"] / speed["one game per task"]
+    assert 1.4 < ratio < 3
+
+
 # Memory
 
 
