@@ -80,6 +80,29 @@ def notebook_value(source, name):
     raise KeyError(name)
 
 
+def definitions(source):
+    """Return the functions and classes of a notebook as syntax trees.
+
+    Parameters
+    ----------
+    source : pathlib.Path
+        The .md file of the notebook.
+
+    Returns
+    -------
+    dict of str to str
+        Two of them are equal if only comments and layout differ.
+    """
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {
+        node.name: ast.dump(node)
+        for cell in jupytext.read(source).cells
+        if cell.cell_type == "code"
+        for node in ast.parse(cell.source).body
+        if isinstance(node, kinds)
+    }
+
+
 @pytest.fixture(scope="session")
 def chapter():
     """Return the functions of the first chapter."""

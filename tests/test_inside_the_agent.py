@@ -1,14 +1,18 @@
 """The functions of "Inside the agent", and the results recorded beside it."""
 
-import ast
 import hashlib
 import importlib.util
 import json
 
-import jupytext
 import numpy as np
 import pytest
-from conftest import ROOT, check_video, notebook_functions, notebook_value
+from conftest import (
+    ROOT,
+    check_video,
+    definitions,
+    notebook_functions,
+    notebook_value,
+)
 from imageio_ffmpeg import count_frames_and_secs
 from scipy import sparse
 
@@ -86,18 +90,6 @@ def as_double(inputs):
 
 
 # What the chapter repeats
-
-
-def definitions(source):
-    """Return the functions and classes of a notebook as syntax trees."""
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return {
-        node.name: ast.dump(node)
-        for cell in jupytext.read(source).cells
-        if cell.cell_type == "code"
-        for node in ast.parse(cell.source).body
-        if isinstance(node, kinds)
-    }
 
 
 def test_repeated_functions_are_those_of_train_to_win():

@@ -1,6 +1,5 @@
 """The functions of "Scale out": rollouts that travel, and players that die."""
 
-import ast
 import os
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ import jupytext
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, notebook_functions, notebook_value
+from conftest import ROOT, definitions, notebook_functions, notebook_value
 
 SOURCE = ROOT / "content" / "scale-out.md"
 BEFORE = ROOT / "content" / "train-to-win.md"
@@ -61,18 +60,6 @@ def ray_processes():
 
 
 # What the chapter repeats
-
-
-def definitions(source):
-    """Return the functions and classes of a notebook as syntax trees."""
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return {
-        node.name: ast.dump(node)
-        for cell in jupytext.read(source).cells
-        if cell.cell_type == "code"
-        for node in ast.parse(cell.source).body
-        if isinstance(node, kinds)
-    }
 
 
 def test_repeated_functions_are_those_of_train_to_win():
