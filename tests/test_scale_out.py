@@ -1,5 +1,7 @@
 """The functions of "Scale out": rollouts that travel, and players that die."""
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -212,6 +214,16 @@ def test_players_are_ahead_by_as_much_as_the_setting_says(
 
 
 # What the page says of the recorded results
+
+
+def test_recorded_files_are_those_that_the_page_asks_for():
+    hashes = notebook_value(SOURCE, "SHA256")
+    assert len(hashes) == 3
+    for name, expected in hashes.items():
+        found = hashlib.sha256((DATA / name).read_bytes()).hexdigest()
+        assert found == expected, name
+    facts = json.loads((DATA / "scale-out.json").read_text(encoding="utf-8"))
+    assert facts["settings"] == notebook_value(SOURCE, "settings")
 
 
 def test_recorded_results_are_as_the_page_says(code):
