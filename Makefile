@@ -27,6 +27,9 @@ MINUTES ?= 10
 # The parts of the recorded results that "Inside the agent" shows.
 INSIDE := erasing variants_of_the_game points
 
+# How many tests run at the same time.
+TEST_JOBS ?= 2
+
 HTML := _build/html
 NOTEBOOKS = $(shell grep -l "^kernelspec:" content/*.md)
 
@@ -46,9 +49,12 @@ book: $(VENV) ## execute the notebooks and build the HTML pages
 	@echo "  $(BIN)/python -m http.server --directory $(HTML) 8000"
 	@echo "and open http://localhost:8000"
 
+# The book is executed on the quick budget. For nbval, which then runs the .ipynb beside its
+# pages and compares outputs that do not depend on it, some seconds of training are enough.
 .PHONY: test
+test: export PONG_BUDGET := 5
 test: $(VENV) system-packages ## run every check
-	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) $(PYTEST_FLAGS)
 
 .PHONY: lab
 lab: $(VENV) ## open the notebooks in JupyterLab, on the full budget

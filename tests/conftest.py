@@ -13,6 +13,7 @@ import jupytext
 import pytest
 import yaml
 from imageio_ffmpeg import count_frames_and_secs, read_frames
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
@@ -101,6 +102,42 @@ def definitions(source):
         for node in ast.parse(cell.source).body
         if isinstance(node, kinds)
     }
+
+
+class SideBySide(LoadScopeScheduling):
+    """Runs tests at the same time, but for those that share something."""
+
+    def _split_scope(self, nodeid):
+        """Return the name of a group of tests that run one after the other.
+
+        Parameters
+        ----------
+        nodeid : str
+            Such as "tests/test_book.py::test_title".
+
+        Returns
+        -------
+        str
+        """
+        path, _, name = nodeid.partition("::")
+        file = path.removeprefix("tests/").removesuffix(".py")
+        # They build the book, read it, or write videos beside the notebooks.
+        if path.startswith("content/") or file in (
+            "test_book",
+            "test_browser",
+        ):
+            return "book"
+        # Whole notebooks, each in a folder of its own. Of Colab's packages,
+        # which come and go, there is one set.
+        if file == "test_environments" and "[" in name:
+            return "colab" if name.startswith("test_colab") else name
+        return file
+
+
+@pytest.hookimpl(optionalhook=True)  # also without pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Tell pytest-xdist which tests must not run at the same time."""
+    return SideBySide(config, log)
 
 
 @pytest.fixture(scope="session")

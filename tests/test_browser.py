@@ -323,7 +323,7 @@ SCROLLING = """() => [...document.querySelectorAll(
     && (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight))"""
 
 
-@pytest.mark.parametrize("page", map(str, NOTEBOOKS))
+@pytest.mark.parametrize("page", [*map(str, NOTEBOOKS)])
 def test_what_scrolls_can_be_reached_by_keyboard(visit, page):
     tab = visit(page.replace("\\", "/"), 360)
     unreachable = f"({SCROLLING})().filter(box => box.tabIndex < 0).length"

@@ -1194,6 +1194,7 @@ def run_drill(drill, folder, disk=False):
     )
     done = subprocess.run(
         [*prefix, sys.executable, "-c", program],
+        cwd=folder.parent,  # whatever it writes, not into the project
         env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -1361,7 +1362,8 @@ def resources():
 def drill_memory(folder):
     """As many updates as in twenty minutes, with short rollouts."""
     code, n_rollouts = functions(every=0.1), 1250
-    train(code, None)  # tqdm starts a thread the first time, and keeps it
+    # The first time, tqdm starts a thread, and keeps it.
+    train(code, folder.with_name("first"))
     code.games = code.make_games(1, n_groups=1)
     settings = SETTINGS | {
         "decisions": n_rollouts * SETTINGS["n_steps"],
