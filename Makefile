@@ -71,7 +71,7 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 # on two cores; the longest part, `agent`, keeps checkpoints in _build and goes on from them.
 .PHONY: record
 record: $(VENV) ## record the reference runs, the ladder, the agent, and Ray anew
-	@$(BIN)/python content/data/record.py runs agent finish evaluation games plateau ladder ladder_speed
+	@$(BIN)/python content/data/record.py runs agent finish evaluation games plateau strokes ladder ladder_speed
 	@$(BIN)/python content/data/record.py $(INSIDE) scale_out
 
 # After new weights, without a new training: eight minutes on two cores.

@@ -932,6 +932,44 @@ def test_training_gains_what_the_recorded_runs_gained(code):
     assert row["mean_return"] > level.mean() + min(gains) / 2
 
 
+def test_steep_and_missed_counts_both_kinds(code):
+    rows = [
+        {"player": who, "speed": speed, "balls": balls, "missed": missed}
+        for who, speed, balls, missed in (
+            ("agent", 0, 2, 2),
+            ("agent", 6, 8, 0),
+            ("agent", 7, 3, 0),
+            ("agent", 8, 1, 1),
+            ("opponent", 8, 50, 40),
+        )
+    ]
+    assert code.steep_and_missed(rows, "agent", True) == (4, 0.25)
+    assert code.steep_and_missed(rows, "agent", False) == (10, 0.2)
+    assert code.steep_and_missed(rows, "opponent", True) == (50, 0.8)
+    n_balls, share = code.steep_and_missed(rows, "opponent", False)
+    assert n_balls == 0 and np.isnan(share)
+
+
+def test_recorded_strokes_are_as_the_page_says(code):
+    strokes = code.read_table(DATA / "strokes.csv")
+    count, slow, fast = code.steep_and_missed, [], []
+    for seed in {row["seed"] for row in strokes}:
+        rows = [row for row in strokes if row["seed"] == seed]
+        n_other, missed = count(rows, "opponent", False)
+        assert n_other > 100 and missed == 0
+        n_steep, missed = count(rows, "opponent", True)
+        assert n_steep > 100 and missed > 0.75
+        group = slow if rows[0]["mean_return"] < 0 else fast
+        steep, other = (count(rows, "agent", s)[1] for s in (True, False))
+        group.append((n_steep / (n_steep + n_other), steep, other))
+    assert (len(slow), len(fast)) == (2, 3)
+    (sent, missed, _), (sent_fast, missed_fast, _) = (
+        zip(*group) for group in (slow, fast)
+    )
+    assert max(sent) < min(sent_fast)
+    assert min(missed) > max(missed_fast)
+
+
 def test_shipped_agent_wins_the_recorded_games(code):
     model = code.load_model(DATA / "agent.safetensors")
     returns, decisions = code.evaluate(model, 10, None)

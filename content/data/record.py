@@ -1,6 +1,6 @@
 """Record the results that the notebooks show, with their own code.
 
-    python record.py runs agent finish evaluation games plateau ladder
+    python record.py runs agent finish evaluation games plateau strokes ladder
     python record.py comparison speed ladder_speed
     python record.py erasing variants_of_the_game points
     python record.py scale_out
@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from datetime import date
 from importlib import metadata
@@ -46,6 +47,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 SEEDS = (1, 2, 3, 4, 5)
+STROKES_DECISIONS, STROKES_GAMES = 400_000, 20
 LADDER_SEEDS, LADDER_DECISIONS, LADDER_ROUNDS = (1, 2), 200_000, 2
 PLATEAU_SEEDS, PLATEAU_DECISIONS = (1, 2, 3, 4, 5), 1_000_000
 AGENT_SEEDS, AGENT_DECISIONS = (2,), 4_000_000
@@ -399,6 +401,73 @@ def plateau():
         settings=plateau_settings(),
     )
     write_table("plateau", [row for rows in results for row in rows], facts)
+
+
+def strokes_of(seed):
+    """Return how an agent plays at the age at which seeds differ most.
+
+    Parameters
+    ----------
+    seed : int
+        Of its training.
+
+    Returns
+    -------
+    list of dict
+        For both players and each vertical speed of the ball: how many came
+        to the player, and how many of them it missed.
+    """
+    code, inside = notebook_functions(SOURCE), notebook_functions(INSIDE)
+    model = code.initialize_model(code.np.random.default_rng(seed))
+    games = code.make_games(notebook_value(SOURCE, "N_GAMES"))
+    rollouts = code.training(
+        games,
+        code.new_run(code.new_agent(model), seed),
+        seed,
+        notebook_value(SOURCE, "settings"),
+    )
+    for run, row in rollouts:
+        agent = run.agent
+        if row["decisions"] >= STROKES_DECISIONS:
+            break
+    rollouts.close()
+    code.close(games)
+    seeds = range(FIRST_SEED, FIRST_SEED + STROKES_GAMES)
+    watched = inside.watch(agent.model, list(seeds))
+    total = sum(float(game.rewards.sum()) for game in watched)
+    balls, missed = Counter(), Counter()
+    for game in watched:
+        for ball in inside.arrivals(game.ram):
+            kind = (ball.player, abs(ball.speed))
+            balls[kind] += 1
+            missed[kind] += ball.missed
+    return [
+        {
+            "seed": seed,
+            "mean_return": round(total / STROKES_GAMES, 2),
+            "player": player,
+            "speed": speed,
+            "balls": balls[player, speed],
+            "missed": missed[player, speed],
+        }
+        for player, speed in sorted(balls)
+    ]
+
+
+def strokes():
+    """Record which balls the agents of all seeds play, and which they miss."""
+    parts = share_out(strokes_of, [(seed,) for seed in SEEDS])
+    for rows in parts:
+        print(rows[0]["seed"], rows[0]["mean_return"], flush=True)
+    facts = provenance(
+        environment="ALE/Pong-v5",
+        actions="greedy",
+        seeds=SEEDS,
+        decisions=STROKES_DECISIONS,
+        games=STROKES_GAMES,
+        settings=notebook_value(SOURCE, "settings"),
+    )
+    write_table("strokes", [row for rows in parts for row in rows], facts)
 
 
 def first_chapter(seed):
@@ -995,6 +1064,7 @@ PARTS = {
         evaluation,
         games,
         plateau,
+        strokes,
         ladder,
         ladder_speed,
         comparison,
