@@ -124,8 +124,8 @@ def test_progress_bars_show_their_last_state(executed):
 def test_recorded_results_are_shown_as_tables(pages):
     soup = pages["content/train-to-win"]
     rows = [len(t.select("tbody tr")) for t in soup.article.find_all("table")]
-    # Five runs and their median; the ladder; three agents.
-    assert rows == [6, 9, 3]
+    # Five runs and their median; the ladder; five agents' strokes; three agents.
+    assert rows == [6, 9, 5, 3]
     soup = pages["content/inside-the-agent"]
     rows = [len(t.select("tbody tr")) for t in soup.article.find_all("table")]
     assert rows == [6, 8, 14]  # targets of the probe; erased; variants
