@@ -1,6 +1,7 @@
 """What the tests share: the project's files, the notebooks' functions, the book."""
 
 import ast
+import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -144,6 +145,16 @@ def pytest_xdist_make_scheduler(config, log):
 def chapter():
     """Return the functions of the first chapter."""
     return notebook_functions(ROOT / "content" / "pong-from-pixels.md")
+
+
+@pytest.fixture(scope="session")
+def record():
+    """Return the program that records the results."""
+    place = ROOT / "content" / "data" / "record.py"
+    spec = importlib.util.spec_from_file_location("record", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

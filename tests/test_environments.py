@@ -282,7 +282,8 @@ def core():
 
 def check_recordings(run, folder, start, old):
     """Check that the page plays what its run has recorded since the start."""
-    recordings = set((folder / "video").iterdir()) - {old}
+    recordings = set((folder / "video").iterdir())
+    recordings.remove(folder / "video" / old)
     assert recordings
     for recording in recordings:
         assert recording.stat().st_mtime > start
@@ -291,28 +292,62 @@ def check_recordings(run, folder, start, old):
         assert video in "".join(run.html.split())
 
 
+def read_only(folder):
+    """Make a folder read-only, also for root, who may write everywhere.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+
+    Returns
+    -------
+    list of str
+        The start of the commands for which it is read-only.
+    """
+    if os.geteuid() != 0:
+        folder.chmod(0o555)
+        return []
+    script = (
+        f"mount --bind {folder} {folder} && "
+        f'mount -o remount,bind,ro {folder} && exec "$@"'
+    )
+    prefix = ["unshare", "--mount", "sh", "-c", script, "sh"]
+    if subprocess.run([*prefix, "true"]).returncode:
+        pytest.skip("mounting is not allowed here")
+    return prefix
+
+
 @linux_only
 @every_notebook
-def test_one_core_one_gigabyte_then_again_without_xvfb_and_offline(
+def test_one_core_nowhere_to_write_then_offline_over_an_older_run(
     notebook, tmp_path
 ):
-    """The second run, in the same folder, is watched by tests/audit."""
+    """Run twice; the second run is watched by tests/audit."""
     env = clean_environment(tmp_path)
-    folder, log = tmp_path / "work", tmp_path / "log"
-    (folder / "video").mkdir(parents=True)
-    old = folder / "video" / "of-an-older-run.mp4"
-    old.write_bytes(b"old")
-    os.utime(old, (0, 0))
-
-    start = time.time()
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    shutil.copy(notebook, folder)
     one_core = ["taskset", "--cpu-list", str(core())]
-    run = run_alone(notebook, folder, env, prefix=one_core)
+    run = run_alone(
+        notebook, folder, env, prefix=[*one_core, *read_only(folder)]
+    )
     assert run.peak_mb < 1000
     assert run.all_mb < ALL_MB.get(notebook.stem, 1000)
     assert "virtual screen" in run.report
-    check_recordings(run, folder, start, old)
+    assert str(tmp_path / "tmp") in run.report
+    assert "data:video/mp4" in run.html
+    assert [path.name for path in folder.iterdir()] == [notebook.name]
     assert not left_behind(env)
 
+    # An older run has left files, one of which the new run does not replace.
+    recordings = list((tmp_path / "tmp").glob("video-*/*.mp4"))
+    assert recordings
+    folder, log = tmp_path / "work", tmp_path / "log"
+    (folder / "video").mkdir(parents=True)
+    for path in (Path("of-an-older-run.mp4"), *recordings):
+        old = folder / "video" / path.name
+        old.write_bytes(b"old")
+        os.utime(old, (0, 0))
     env |= {
         "PATH": str(Path(sys.executable).parent),  # neither Xvfb nor xwininfo
         "PYTHONPATH": str(ROOT / "tests" / "audit"),
@@ -323,7 +358,7 @@ def test_one_core_one_gigabyte_then_again_without_xvfb_and_offline(
     run = run_alone(notebook, folder, env)
     assert run.peak_mb < 1000
     assert "no screen and no Xvfb" in run.report
-    check_recordings(run, folder, start, old)
+    check_recordings(run, folder, start, "of-an-older-run.mp4")
     assert {p.name for p in folder.iterdir()} == {notebook.name, "video"}
     events = [s.split(" ", 1) for s in log.read_text().splitlines()]
     written = {what for kind, what in events if kind == "write"}
@@ -341,30 +376,6 @@ def test_one_core_one_gigabyte_then_again_without_xvfb_and_offline(
     talked_to = {what for kind, what in events if kind == "connect"}
     allowed = ("('127.0.0.1', ", *ASKS.get(notebook.stem, ()))
     assert all(what.startswith(allowed) for what in talked_to), talked_to
-
-
-@linux_only
-@every_notebook
-def test_read_only_folder(notebook, tmp_path):
-    env = clean_environment(tmp_path)
-    folder = tmp_path / "work"
-    folder.mkdir()
-    shutil.copy(notebook, folder)
-    prefix = []
-    if os.geteuid() == 0:  # root may write everywhere, but not on such a mount
-        script = (
-            f"mount --bind {folder} {folder} && "
-            f'mount -o remount,bind,ro {folder} && exec "$@"'
-        )
-        prefix = ["unshare", "--mount", "sh", "-c", script, "sh"]
-        if subprocess.run([*prefix, "true"]).returncode:
-            pytest.skip("mounting is not allowed here")
-    else:
-        folder.chmod(0o555)
-    run = run_alone(notebook, folder, env, prefix=prefix)
-    assert [path.name for path in folder.iterdir()] == [notebook.name]
-    assert str(tmp_path / "tmp") in run.report
-    assert "data:video/mp4" in run.html
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The functions of "Inside the agent", and the results recorded beside it."""
 
 import hashlib
-import importlib.util
 import json
 
 import numpy as np
@@ -783,11 +782,9 @@ def test_recorded_points_are_those_of_the_games(code, model):
     assert max(won, lost) == 21
 
 
-def test_record_writes_the_hashes_into_all_notebooks(tmp_path, monkeypatch):
-    place = DATA / "record.py"
-    spec = importlib.util.spec_from_file_location("record", place)
-    record = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(record)
+def test_record_writes_the_hashes_into_all_notebooks(
+    record, tmp_path, monkeypatch
+):
     (tmp_path / "one.csv").write_bytes(b"1\n")
     digest = hashlib.sha256(b"1\n").hexdigest()
     texts = {"a.md": '"one.csv": "",\n', "b.md": '"one.csv": (\n  "0a"\n),\n'}

@@ -932,6 +932,27 @@ def test_training_gains_what_the_recorded_runs_gained(code):
     assert row["mean_return"] > level.mean() + min(gains) / 2
 
 
+def test_recorded_rows_hold_the_moments_that_the_page_asks_for(record, code):
+    """Every tenth second, the first rows at 0 and at +15, and the end."""
+    history = [
+        {
+            "decisions": 5000 * k,
+            "seconds": float(k),
+            "games": 2 * k,
+            "mean_return": np.nan if k < 25 else k - 47.0,
+        }
+        for k in range(65)
+    ]
+    history[50]["mean_return"] = -1.0  # back below an even game
+    rows = record.table(7, history)
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == [25.0, 35.0, 45.0, 47.0, 55.0, 62.0, 64.0]
+    assert {row["seed"] for row in rows} == {7}
+    assert code.first_reached(rows, 0) == (5000 * 47, 47 / 60)
+    assert code.first_reached(rows, 15) == (5000 * 62, 62 / 60)
+    assert rows[-1]["mean_return"] == 17.0
+
+
 def test_steep_and_missed_counts_both_kinds(code):
     rows = [
         {"player": who, "speed": speed, "balls": balls, "missed": missed}
