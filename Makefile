@@ -67,7 +67,7 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 	@$(BIN)/jupytext --quiet --to py:percent content/train-to-win.md --output _build/train-to-win.py
 	@cd content && env -u PONG_BUDGET MPLBACKEND=agg $(abspath $(BIN))/python ../_build/train-to-win.py
 
-# What the pages show as recorded, written by the notebooks' own functions. About three hours
+# What the pages show as recorded, written by the notebooks' own functions. About four hours
 # on two cores; the longest part, `agent`, keeps checkpoints in _build and goes on from them.
 .PHONY: record
 record: $(VENV) ## record the reference runs, the ladder, the agent, and Ray anew

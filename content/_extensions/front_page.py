@@ -91,7 +91,7 @@ def minutes_to_zero(minutes, returns):
     -------
     float
     """
-    ahead = np.flatnonzero(returns > 0)
+    ahead = np.flatnonzero(returns >= 0)
     return float(minutes[ahead[0]]) if len(ahead) else np.inf
 
 
@@ -146,7 +146,7 @@ def substitutions():
     return {
         "runs": str(len(runs)),
         "cores": str(facts("reference-runs.json")["made with"]["cores"]),
-        "minutes_to_zero": f"{to_zero:.0f}",
+        "minutes_to_zero": f"{to_zero:.1f}",
         "decisions": f"{decisions:,}",
         "won": str(sum(points > 0 for points in played)),
         "played": str(len(played)),
@@ -206,8 +206,8 @@ def draw():
     text = (
         f"{len(runs)} learning curves, one for each recorded run. They begin "
         "near minus 21 points a game, rise, and cross zero between "
-        f"{min(minutes_to_zero(*run) for run in runs):.0f} and "
-        f"{max(minutes_to_zero(*run) for run in runs):.0f} minutes. After "
+        f"{min(minutes_to_zero(*run) for run in runs):.1f} and "
+        f"{max(minutes_to_zero(*run) for run in runs):.1f} minutes. After "
         f"{last:.0f} minutes they end between {min(ends):+.0f} and "
         f"{max(ends):+.0f}."
     )
