@@ -47,7 +47,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 SEEDS = (1, 2, 3, 4, 5)
-# The ladder and the strokes come from the beginning of trainings as long as this.
+# Ladder and strokes are the beginning of trainings as long as this.
 EARLY = {"decisions": 2_000_000}
 STROKES_DECISIONS, STROKES_GAMES = 400_000, 20
 LADDER_SEEDS, LADDER_DECISIONS, LADDER_ROUNDS = (1, 2), 200_000, 2
@@ -185,7 +185,7 @@ def table(seed, history):
 
 
 def early_settings():
-    """Return the settings of which the ladder and the strokes are a beginning."""
+    """Return the settings of which ladder and strokes are the beginning."""
     return notebook_value(SOURCE, "settings") | EARLY
 
 
