@@ -932,6 +932,22 @@ def test_training_gains_what_the_recorded_runs_gained(code):
     assert row["mean_return"] > level.mean() + min(gains) / 2
 
 
+def test_recorded_runs_without_stay_are_as_the_page_says(code):
+    """More of them end below than above those that can stay."""
+    without = code.read_table(DATA / "plateau.csv")
+    end = max(row["decisions"] for row in without)
+    runs = code.read_table(DATA / "reference-runs.csv")
+    ends, with_stay = (
+        code.return_after(without, end),
+        code.return_after(runs, end),
+    )
+    assert len(ends) == len(with_stay) == 5
+    median = np.median(with_stay)
+    assert 1 <= sum(result > median for result in ends) <= 2
+    assert sum(result < median - 5 for result in ends) >= 2
+    assert np.mean(ends) < np.mean(with_stay)
+
+
 def test_recorded_rows_hold_the_moments_that_the_page_asks_for(record, code):
     """Every tenth second, the first rows at 0 and at +15, and the end."""
     history = [
