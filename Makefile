@@ -1,18 +1,28 @@
 # `make help` lists the commands. Each one sets up what it needs.
 
 PYTHON ?= python3
-# What the notebooks read as PONG_BUDGET: quick, for the tests and a first look, or full.
-BUDGET ?= quick
-# What .venv is installed from. requirements-dev.in takes the newest releases instead.
+# quick, full, or a number of seconds: how long notebooks train, if not as each command says.
+BUDGET := $(or $(BUDGET),$(PONG_BUDGET))
+# What .venv is installed from. pyproject.toml takes the newest releases instead.
 REQUIREMENTS ?= requirements-dev.txt
+# How many tests run at the same time.
+TEST_JOBS ?= 2
+# For each of the other agents of `make bench`.
+MINUTES ?= 10
 
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
+# What the commands pass on is decided here: nothing that somebody has set for other
+# programs changes what a notebook shows.
+unexport MPLBACKEND IPYTHONDIR JUPYTER_CONFIG_DIR JUPYTER_CONFIG_PATH JUPYTER_PATH
+unexport PYTHONHOME PYTHONOPTIMIZE PYTHONPATH PYTHONSTARTUP PYTHONWARNINGS
+unexport FORCE_COLOR NO_COLOR RAY_ADDRESS SPHINXOPTS
 export PYTHONUTF8 := 1
-export PONG_BUDGET := $(BUDGET)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+export PONG_BUDGET = $(or $(BUDGET),quick)
 
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
@@ -20,18 +30,16 @@ else
 BIN := .venv/bin
 endif
 VENV := .venv/installed
+# The programs in .venv know where it is: after a move it is made anew.
+ifneq "$(shell cat $(VENV) 2>/dev/null)" "$(CURDIR)"
+$(shell rm -f $(VENV))
+endif
 # The agents that `make bench` compares with have an environment of their own.
 PEERS := .venv/peers/installed
-MINUTES ?= 10
-
-# The parts of the recorded results that "Inside the agent" shows.
-INSIDE := erasing variants_of_the_game points
-
-# How many tests run at the same time.
-TEST_JOBS ?= 2
 
 HTML := _build/html
-NOTEBOOKS = $(shell grep -l "^kernelspec:" content/*.md)
+BUILD = $(BIN)/jupyter-book build content --config _config.yml --toc "$(CURDIR)/_toc.yml" --path-output .
+NOTEBOOKS = $(shell grep -l "^jupytext:" content/*.md)
 
 .PHONY: help
 help: ## list the commands
@@ -40,10 +48,12 @@ help: ## list the commands
 
 .PHONY: book
 book: $(VENV) ## execute the notebooks and build the HTML pages
-# The cache knows the text of the notebooks it has executed, but not their budget.
-	@[ "$$(cat _build/budget 2>/dev/null)" = $(BUDGET) ] || rm -rf _build
-	@mkdir -p _build && echo $(BUDGET) >_build/budget
-	@$(BIN)/jupyter-book build . -n -W --keep-going
+# The cache knows the text of the notebooks it has executed, but neither their budget
+# nor the package that they import.
+	@state="$(PONG_BUDGET) $$(cat content/pong/*.py content/pong/data/*.* | cksum)"; \
+	[ "$$(cat _build/state 2>/dev/null)" = "$$state" ] || rm -rf _build; \
+	mkdir -p _build && echo "$$state" >_build/state
+	@$(BUILD) -n -W --keep-going
 	@echo
 	@echo "The book is in $(HTML): open index.html there, or serve it:"
 	@echo "  $(BIN)/python -m http.server --directory $(HTML) 8000"
@@ -52,58 +62,64 @@ book: $(VENV) ## execute the notebooks and build the HTML pages
 # The book is executed on the quick budget. For nbval, which then runs the .ipynb beside its
 # pages and compares outputs that do not depend on it, some seconds of training are enough.
 .PHONY: test
-test: export PONG_BUDGET := 5
+test: export PONG_BUDGET = 5
 test: $(VENV) system-packages ## run every check
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) $(PYTEST_FLAGS)
 
 .PHONY: lab
+lab: export PONG_BUDGET = $(or $(BUDGET),full)
 lab: $(VENV) ## open the notebooks in JupyterLab, on the full budget
-	@env -u PONG_BUDGET $(BIN)/jupyter lab --notebook-dir=content \
+	@$(BIN)/jupyter lab --notebook-dir=content \
 	    $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS)
 
 .PHONY: train
+train: export PONG_BUDGET = $(or $(BUDGET),full)
+train: export MPLBACKEND = agg
 train: $(VENV) ## run "Train to win" as a program, on the full budget
 	@mkdir -p _build
 	@$(BIN)/jupytext --quiet --to py:percent content/train-to-win.md --output _build/train-to-win.py
-	@cd content && env -u PONG_BUDGET MPLBACKEND=agg $(abspath $(BIN))/python ../_build/train-to-win.py
+	@cd content && "$(CURDIR)/$(BIN)/python" ../_build/train-to-win.py
 
-# What the pages show as recorded, written by the notebooks' own functions. About four hours
-# on two cores; the longest part, `agent`, keeps checkpoints in _build and goes on from them.
+# What the pages show as recorded. The programs say what each verb takes.
 .PHONY: record
-record: $(VENV) ## record the reference runs, the ladder, the agent, and Ray anew
-	@$(BIN)/python content/data/record.py runs agent finish evaluation games plateau strokes ladder ladder_speed
-	@$(BIN)/python content/data/record.py $(INSIDE) scale_out
-
-# After new weights, without a new training: eight minutes on two cores.
-.PHONY: inside
-inside: $(VENV) ## record anew what "Inside the agent" shows of the shipped agent
-	@$(BIN)/python content/data/record.py $(INSIDE)
+record: $(VENV) ## record the results that the pages show anew (hours)
+	@RECORD_COMMANDS
 
 .PHONY: bench
-bench: $(VENV) $(PEERS) ## compare speed, the ladder, other agents (MINUTES=10 each), and pages
-	@$(BIN)/python content/data/record.py speed ladder_speed ladder
-	@MINUTES=$(MINUTES) $(PEERS:installed=bin/python) content/data/record.py comparison
+bench: $(VENV) $(PEERS) ## compare speed, other agents (MINUTES=10 each), and pages
+	@BENCH_COMMANDS
 	@$(MAKE) --no-print-directory lighthouse
 
+# PurgeCSS leaves out the nine tenths of the theme's style rules that no page uses.
+PURGE = npx --yes purgecss@7 --content '*.html' '_static/*.js' '_static/scripts/*-theme.js' \
+    _static/scripts/bootstrap.js --safelist show showing fade collapse collapsing mjx-container
+.PHONY: light
+light: book ## the same pages with smaller style sheets, for publishing (needs Node.js)
+	@cd $(HTML) && $(PURGE) --css '_static/styles/*.css' --output _static/styles/ && \
+	    $(PURGE) --css '_static/*.css' --output _static/
+
 .PHONY: lighthouse
-lighthouse: book system-packages ## measure how fast and how usable the pages are (needs Node.js)
+lighthouse: light system-packages ## measure how fast and how usable the pages are (needs Node.js)
 	@$(BIN)/python tests/lighthouse.py
 
 .PHONY: notebooks
-notebooks: $(VENV) ## run the .md files and refresh the .ipynb beside them
-	@set -e; for source in $(NOTEBOOKS); do \
-	    echo "$$source"; \
-	    $(BIN)/jupytext --quiet --to ipynb --output "$${source%.md}.new.ipynb" --execute "$$source"; \
-	    $(BIN)/nbstripout --keep-count \
-	        --extra-keys metadata.language_info.version "$${source%.md}.new.ipynb"; \
-	    mv "$${source%.md}.new.ipynb" "$${source%.md}.ipynb"; \
+notebooks: $(VENV) ## write the package's modules and the .ipynb files from the .md files
+	@$(BIN)/python scripts/export.py
+	@set -e; cd content; for source in $(notdir $(NOTEBOOKS)); do \
+	    echo "$$source"; new="$${source%.md}.new.ipynb"; \
+	    ../$(BIN)/jupytext --quiet --to ipynb --output "$$new" --execute "$$source"; \
+	    ../$(BIN)/nbstripout --keep-count --extra-keys metadata.language_info.version "$$new"; \
+	    mv "$$new" "$${source%.md}.ipynb"; \
 	done
 
+# jupytext starts ruff by its name. The way through .ipynb and back makes each .md what
+# JupyterLab would save.
 .PHONY: format
-format: $(VENV) ## format the code in tests and notebooks
-	@$(BIN)/ruff format tests
-	@$(BIN)/ruff check --fix --quiet tests
-	@$(BIN)/jupytext --quiet --pipe "ruff format -" $(NOTEBOOKS)
+format: $(VENV) ## format the code in notebooks, scripts, and tests
+	@$(BIN)/ruff format tests scripts
+	@$(BIN)/ruff check --fix --quiet tests scripts
+	@cd content && PATH="$(CURDIR)/$(BIN):$$PATH" jupytext --quiet --pipe "ruff format -" $(notdir $(NOTEBOOKS))
+	@$(BIN)/python scripts/export.py
 
 .PHONY: picture
 picture: $(VENV) ## redraw the picture of README.md with the functions of the chapter
@@ -115,7 +131,7 @@ alone: ## run each notebook alone in an empty folder, with PYTHON as it is
 	    folder=$$(mktemp -d); \
 	    cp "$$notebook" "$$folder"; \
 	    echo "$$notebook"; \
-	    (cd "$$folder" && $(PYTHON) -m nbconvert --to notebook --execute --inplace *.ipynb); \
+	    (cd "$$folder" && "$(PYTHON)" -m nbconvert --to notebook --execute --inplace *.ipynb); \
 	    rm -r "$$folder"; \
 	done
 
@@ -125,44 +141,49 @@ binder: $(VENV) ## build the image that Binder would build (needs Docker)
 
 .PHONY: linkcheck
 linkcheck: $(VENV) ## check that links to other sites still work (needs the internet)
-	@$(BIN)/jupyter-book build . --builder linkcheck
+	@$(BUILD) --builder linkcheck
 
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --custom-compile-command "make lock" --extra notebook pyproject.toml
 .PHONY: lock
-lock: $(VENV) ## make requirements*.txt from requirements*.in, with the newest releases
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	    --custom-compile-command "make lock" --output-file requirements-dev.txt requirements-dev.in
-	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	    --custom-compile-command "make lock" --constraint requirements-dev.txt \
-	    --output-file requirements.txt requirements.in
+lock: $(VENV) ## make requirements*.txt from pyproject.toml, with the newest releases
+	@$(LOCK) --upgrade --group dev --output-file requirements-dev.txt
+	@$(LOCK) --upgrade --constraint requirements-dev.txt --output-file requirements.txt
 
 .PHONY: repository
 repository: ## set the project's address everywhere: make repository URL=https://github.com/you/pong
 	@set -e; echo "$(URL)" | grep -Eq '^https://github.com/[^/ ]+/[^/ ]+$$' || \
 	    { echo "say which: make repository URL=https://github.com/you/pong"; exit 2; }
 	@set -e; old=$$(sed -n 's|^  url: https://github.com/||p' _config.yml); new="$(URL)"; \
-	sed -i.bak "s|$$old|$${new#https://github.com/}|g" _config.yml CITATION.cff README.md content/train-to-win.* content/inside-the-agent.* content/scale-out.*; \
-	rm _config.yml.bak CITATION.cff.bak README.md.bak content/*.bak
+	files="_config.yml CITATION.cff README.md $$(grep -l "$$old" content/*.md content/*.ipynb)"; \
+	sed -i.bak "s|$$old|$${new#https://github.com/}|g" $$files; \
+	rm *.bak content/*.bak
 
 .PHONY: clean
 clean: ## remove what the commands made, and .venv
 	rm -rf _build .venv content/video content/checkpoints .pytest_cache .ruff_cache
-	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # Set-up, used by the commands above.
 
+# pip brings uv, which installs the rest in seconds.
 $(VENV): $(REQUIREMENTS)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.13 ..."; exit 2; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory apt PACKAGES=python3-venv
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed: make PYTHON=python3.13 ..."; exit 2; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory apt PACKAGES=python3-venv
 	@rm -rf .venv
-	@$(PYTHON) -m venv .venv
+	@"$(PYTHON)" -m venv .venv
 	@echo "Installing $(REQUIREMENTS) into .venv ..."
-	@$(BIN)/python -m pip install --quiet $(if $(filter %.txt,$<),--require-hashes) --requirement $<
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.txt >.venv/uv.txt
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement .venv/uv.txt
+	@$(BIN)/uv pip install --quiet --python .venv $(if $(filter %.txt,$<),\
+	    --require-hashes --requirement $<,--group dev ".[notebook]")
+	@$(BIN)/uv pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 	@rm -rf _build  # made with other versions
-	@touch $@
+	@echo "$(CURDIR)" >$@
 
 $(PEERS): requirements-peers.txt $(VENV)
-	@$(PYTHON) -m venv .venv/peers
+	@"$(PYTHON)" -m venv .venv/peers
 	@echo "Installing $< into .venv/peers ..."
 	@.venv/peers/bin/python -m pip install --quiet --requirement $<
 	@touch $@

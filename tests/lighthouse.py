@@ -17,7 +17,7 @@ from conftest import ROOT
 from pages import serve
 
 # What shared links open, and the heaviest chapter.
-PAGES = ("index", "content/train-to-win")
+PAGES = ("index", "train-to-win", "pong-from-pixels", "inside-the-agent")
 GOALS = {
     "performance": 90,
     "accessibility": 100,

@@ -1,26 +1,16 @@
 """The pages in a real browser: light and dark, on a desktop and on a phone."""
 
-import os
 import re
-import shutil
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+
 from conftest import ROOT
 from pages import serve
-from playwright.sync_api import sync_playwright
 from test_book import NOTEBOOKS, PAGES, TITLES
 
 SCREENSHOTS = ROOT / "_build" / "screenshots"
 PREFIX = "/pong-from-pixels/"  # as on GitHub Pages: not at the root
-ARGUMENTS = [
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-gpu",
-    "--disable-sync",
-    # No other computer can be reached.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
 EVERY_PAGE = [*PAGES, "search", "404"]
 MOST_BYTES = 2_000_000  # of a page without its videos
 AXE = {
@@ -71,26 +61,12 @@ def site(book):
         yield address
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Start Debian's Chromium, or else the Chrome that is installed."""
-    with sync_playwright() as playwright:
-        path = shutil.which("chromium")
-        choice = {"executable_path": path} if path else {"channel": "chrome"}
-        root = hasattr(os, "geteuid") and os.geteuid() == 0
-        # Chromium's sandbox does not work for root.
-        arguments = ARGUMENTS + ["--no-sandbox"] * root
-        browser = playwright.chromium.launch(args=arguments, **choice)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def visit(browser, site):
     """Return a function that opens a page, and fails on errors and requests."""
     contexts, problems = [], []
 
-    def open_page(page, width=1280, scheme="light", **options):
+    def open_page(page, width=1280, scheme="light", section="", **options):
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
@@ -121,7 +97,7 @@ def visit(browser, site):
                 else problems.append(f"foreign: {r.url}")
             ),
         )
-        tab.goto(f"{site}{page}.html", wait_until="load")
+        tab.goto(f"{site}{page}.html{section}", wait_until="load")
         return tab
 
     yield open_page
@@ -189,7 +165,7 @@ def test_page_opens_cleanly_and_fits(visit, page, width, scheme):
 
 
 def test_formulas_come_when_they_are_near(visit):
-    tab = visit("content/train-to-win", 360)
+    tab = visit("train-to-win", 360)
     assert not tab.locator("mjx-container").count()
     tab.locator("article .math").first.scroll_into_view_if_needed()
     assert typeset(tab) > 20
@@ -201,9 +177,9 @@ def test_formulas_come_when_they_are_near(visit):
 SIZES = [[160, 210], [640, 448]]
 
 
-@pytest.mark.parametrize("page", ["content/index", *map(str, NOTEBOOKS)])
+@pytest.mark.parametrize("page", ["index", *NOTEBOOKS])
 def test_videos_play_when_asked_to(visit, page):
-    tab = visit(page.replace("\\", "/"), reduced_motion="reduce")
+    tab = visit(page, reduced_motion="reduce")
     videos = tab.locator("article video")
     assert videos.count()
     look = """video => {
@@ -255,7 +231,7 @@ def test_videos_play_when_asked_to(visit, page):
 
 def test_first_page_moves_only_for_those_who_like_it(visit):
     playing = "[...document.querySelectorAll('video')].every(v => !v.paused)"
-    tab = visit("content/index")
+    tab = visit("index")
     tab.wait_for_function(playing)
     # The reader's own pause counts, also after scrolling.
     video = tab.locator("video").first
@@ -265,7 +241,7 @@ def test_first_page_moves_only_for_those_who_like_it(visit):
     tab.mouse.wheel(0, -3000)
     tab.wait_for_function("!document.querySelectorAll('video')[1].paused")
     assert video.evaluate("video => video.paused")
-    tab = visit("content/index", reduced_motion="reduce")
+    tab = visit("index", reduced_motion="reduce")
     tab.wait_for_timeout(1000)
     assert tab.evaluate(playing.replace("!v.paused", "v.paused"))
 
@@ -299,7 +275,7 @@ def test_search_finds_the_glossary(visit):
     found = tab.locator("#search-results a", has_text="Glossary")
     found.first.wait_for()
     found.first.click()
-    tab.wait_for_url("**/content/glossary.html*")
+    tab.wait_for_url("**/glossary.html*")
 
 
 def test_keyboard_reaches_the_text(visit):
@@ -323,9 +299,9 @@ SCROLLING = """() => [...document.querySelectorAll(
     && (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight))"""
 
 
-@pytest.mark.parametrize("page", [*map(str, NOTEBOOKS)])
+@pytest.mark.parametrize("page", [*NOTEBOOKS])
 def test_what_scrolls_can_be_reached_by_keyboard(visit, page):
-    tab = visit(page.replace("\\", "/"), 360)
+    tab = visit(page, 360)
     unreachable = f"({SCROLLING})().filter(box => box.tabIndex < 0).length"
     tab.wait_for_function(
         f"({SCROLLING})().length && !{unreachable}", polling=200
@@ -358,12 +334,17 @@ def test_menu_opens_on_a_phone(visit):
     tab.wait_for_url(f"**/{PAGES[2]}.html")
 
 
+def test_old_address_of_a_section_leads_to_it(visit):
+    tab = visit("content/train-to-win", section="#the-ladder")
+    tab.wait_for_url("**/what-helped.html#take-one-thing-away")
+
+
 def test_missing_page_says_so_and_leads_back(browser, site):
     tab = browser.new_page()
     tab.set_default_timeout(PATIENCE)
     answers = {}
     tab.on("response", lambda r: answers.update({r.url: r.status}))
-    address = f"{site}content/no/such/page.html"
+    address = f"{site}no/such/page.html"
     tab.goto(address)
     assert answers.pop(address) == 404
     assert set(answers.values()) == {200}
@@ -416,7 +397,7 @@ def test_copy_button_copies_the_code(visit, site):
 
 
 def test_solutions_unfold(visit):
-    tab = visit("content/pong-from-pixels")
+    tab = visit("pong-from-pixels")
     solutions = tab.locator("details.hide", has_text="solution of exercise")
     assert solutions.count() >= 5
     for number in range(solutions.count()):

@@ -1,9 +1,11 @@
-"""Each .md notebook and the .ipynb beside it are the same notebook."""
+"""A .md notebook, the .ipynb beside it, and the package's module are the same."""
 
 import jupytext
 import nbformat
 import pytest
-from conftest import ROOT, SOURCES
+
+from conftest import CONTENT, SOURCES
+from export import module
 
 CHECKED = "nbval-check-output"  # nbval compares the output of these cells
 KEPT = "keep_output"  # nbstripout leaves the output of these cells
@@ -17,10 +19,16 @@ def pair(request):
     return jupytext.read(request.param), nbformat.read(twin, as_version=4)
 
 
-def test_every_ipynb_has_its_source():
-    notebooks = {path.stem for path in (ROOT / "content").glob("*.ipynb")}
+def test_every_ipynb_and_module_has_its_source():
+    notebooks = {path.stem for path in CONTENT.glob("*.ipynb")}
     assert notebooks == {path.stem for path in SOURCES}
-    assert SOURCES
+    written = {target: text for target, text in map(module, SOURCES) if text}
+    package = set((CONTENT / "pong").glob("*.py"))
+    assert package == {*written, CONTENT / "pong" / "__init__.py"}
+    for target, text in written.items():
+        assert target.read_bytes().decode() == text, (
+            f"{target.name} differs, run `make notebooks`"
+        )
 
 
 def test_cells_are_the_same(pair):
@@ -31,12 +39,17 @@ def test_cells_are_the_same(pair):
                 f"cell {number}: {key} differs, run `make notebooks`"
             )
     assert len(source.cells) == len(notebook.cells)
+    assert source.metadata["kernelspec"] == notebook.metadata["kernelspec"]
 
 
-def test_settings_are_the_same(pair):
-    source, notebook = pair
-    for key in ("kernelspec", "mystnb"):
-        assert source.metadata.get(key) == notebook.metadata.get(key)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_saving_the_ipynb_changes_nothing_in_the_md(source, tmp_path):
+    """As JupyterLab does where the .ipynb is newer than the .md."""
+    notebook = jupytext.read(source.with_suffix(".ipynb"))
+    notebook.metadata["jupytext"] = jupytext.read(source).metadata["jupytext"]
+    config = jupytext.config.load_jupytext_config(str(source))
+    text = jupytext.writes(notebook, fmt="md:myst", config=config)
+    assert text == source.read_text(encoding="utf-8"), "run `make format`"
 
 
 def test_only_compared_outputs_are_committed(pair):

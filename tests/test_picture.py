@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from pong import pong_from_pixels as chapter
+from pong.set_up import set_up
+
 matplotlib.use("agg")
 
 
@@ -15,8 +18,9 @@ matplotlib.use("agg")
     savefig_kwargs={"dpi": 160},
     tolerance=8,  # fonts are drawn a little differently from system to system
 )
-def test_picture_shows_what_the_chapter_computes(chapter):
+def test_picture_shows_what_the_chapter_computes():
     """`make picture` draws it anew."""
+    set_up("1.0")
     env = chapter.make_pong()
     env.reset(seed=42)
     rng = np.random.default_rng(12288743)

@@ -7,31 +7,25 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
+import zipfile
 from importlib.metadata import packages_distributions
 
 import jupytext
 import pytest
 import yaml
-from conftest import ROOT, SOURCES
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from conftest import ROOT, SOURCES
+
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-# What a reader needs to open and run the notebooks, though no cell imports it.
-TOOLS = {"ipykernel", "jupyterlab", "jupytext", "moviepy"}
-
-
-# What repeats the project's address, besides the setting itself.
-COPIES = (
-    "CITATION.cff",
-    "README.md",
-    "content/inside-the-agent.ipynb",
-    "content/inside-the-agent.md",
-    "content/scale-out.ipynb",
-    "content/scale-out.md",
-    "content/train-to-win.ipynb",
-    "content/train-to-win.md",
+# What the package needs, though none of its modules and no cell imports it.
+TOOLS = {"jinja2", "moviepy"}
+needs_git = pytest.mark.skipif(
+    not (ROOT / ".git").exists(), reason="this is a copy without its history"
 )
 
 
@@ -39,11 +33,21 @@ def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def direct(name):
-    """Return the requirements of an .in file by name."""
-    lines = [line.split("#")[0].strip() for line in read(name).splitlines()]
-    found = [Requirement(s) for s in lines if s and not s.startswith("-")]
-    return {canonicalize_name(r.name): r for r in found}
+def required():
+    """Return the requirements of pyproject.toml: of the package, and of all."""
+    table = tomllib.loads(read("pyproject.toml"))
+    project, extras = (
+        table["project"],
+        table["project"]["optional-dependencies"],
+    )
+    lists = (project["dependencies"], *extras.values())
+    package = {
+        canonicalize_name(r.name): r
+        for texts in lists
+        for r in map(Requirement, texts)
+    }
+    dev = map(Requirement, table["dependency-groups"]["dev"])
+    return package, package | {canonicalize_name(r.name): r for r in dev}
 
 
 def locked(name):
@@ -75,10 +79,12 @@ def run(*command, **options):
 # Requirements
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
-def test_locks_hold_what_is_required(name):
+@pytest.mark.parametrize(
+    ("name", "which"), [("requirements", 0), ("requirements-dev", 1)]
+)
+def test_locks_hold_what_is_required(name, which):
     lock = locked(f"{name}.txt")
-    for package, requirement in direct(f"{name}.in").items():
+    for package, requirement in required()[which].items():
         assert package in lock, f"{package}: run `make lock`"
         for version, hashes in lock[package]:
             assert requirement.specifier.contains(version), package
@@ -93,24 +99,64 @@ def test_both_locks_agree():
         assert versions == large[package], f"{package}: run `make lock`"
 
 
-def test_notebooks_need_what_they_import_and_no_more():
+def test_package_needs_what_it_imports_and_no_more():
     distributions = packages_distributions()
+    texts = [
+        cell.source
+        for source in SOURCES
+        for cell in jupytext.read(source).cells
+        if cell.cell_type == "code"
+    ]
     modules = set()
-    for source in SOURCES:
-        for cell in jupytext.read(source).cells:
-            if cell.cell_type == "code":
-                for node in ast.walk(ast.parse(cell.source)):
-                    if isinstance(node, ast.Import):
-                        modules |= {alias.name for alias in node.names}
-                    elif isinstance(node, ast.ImportFrom):
-                        modules.add(node.module)
-    modules = {module.split(".")[0] for module in modules}
+    for text in texts:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                modules.add(node.module)
+    modules = {module.split(".")[0] for module in modules} - {"pong"}
     imported = {
         canonicalize_name(distributions[module][0])
         for module in modules - set(sys.stdlib_module_names)
     }
-    imported -= {"ipython"}  # the kernel brings it
-    assert imported | TOOLS == set(direct("requirements.in"))
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    needed = map(Requirement, project["dependencies"])
+    names = {canonicalize_name(requirement.name) for requirement in needed}
+    assert imported | TOOLS == names
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Return the wheel, made from an sdist, made from the files of the project."""
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "--directory"]
+    assert not run(*build, str(folder), "--target", "sdist").returncode
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    source = folder / sdist.name.removesuffix(".tar.gz")
+    done = subprocess.run(
+        [*build, str(folder), "--target", "wheel"],
+        cwd=source,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def test_wheel_holds_the_package_and_its_data(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        infos = {info.filename: info for info in archive.infolist()}
+        for path in (ROOT / "content" / "pong").rglob("*.*"):
+            if path.suffix != ".pyc":
+                name = path.relative_to(ROOT / "content").as_posix()
+                assert archive.read(name) == path.read_bytes(), name
+    data = [i for name, i in infos.items() if "/data/" in name]
+    assert 2_000_000 < sum(info.file_size for info in data) <= 4_000_000
+    others = {n for n in infos if not n.startswith("pong/")}
+    assert all(".dist-info/" in name for name in others)
 
 
 def test_jupyterlab_opens_md_files_as_notebooks(tmp_path):
@@ -198,11 +244,23 @@ def test_readme_uses_the_address_of_the_settings(config):
     )
 
 
+def copies(slug):
+    """Return the files that repeat the project's address."""
+    found = run("git", "grep", "-lF", "--untracked", slug).stdout.split()
+    return sorted(set(found) - {"_config.yml"})
+
+
+@needs_git
 def test_address_stands_in_one_setting(config):
-    """The badges and three notebooks repeat it; `make repository` changes all."""
+    """Badges and first cells repeat it; `make repository` changes all."""
     slug = config["repository"]["url"].removeprefix("https://github.com/")
-    holders = set(run("git", "grep", "-lF", slug).stdout.split())
-    assert holders == {"_config.yml", *COPIES}
+    notebooks = {
+        f"content/{source.stem}{suffix}"
+        for source in SOURCES
+        for suffix in (".md", ".ipynb")
+    }
+    others = {"CITATION.cff", "README.md", "content/index.md"}
+    assert set(copies(slug)) == notebooks | others
 
 
 def test_citation_is_valid(config):
@@ -220,28 +278,70 @@ def test_citation_is_valid(config):
     assert citation["repository-code"] == config["repository"]["url"]
 
 
+@needs_git
 def test_make_repository_changes_the_address(tmp_path, config):
-    files = ("Makefile", "_config.yml", *COPIES)
+    old = config["repository"]["url"]
+    new = "https://github.com/somebody/a-copy"
+    slugs = [url.removeprefix("https://github.com/") for url in (old, new)]
+    files = ("Makefile", "_config.yml", *copies(slugs[0]))
     (tmp_path / "content").mkdir()
     for name in files:
         shutil.copy(ROOT / name, tmp_path / name)
-    old = config["repository"]["url"]
-    new = "https://github.com/somebody/a-copy"
     for bad in ("", "https://example.org/x", "https://github.com/a"):
         done = run("make", "-C", str(tmp_path), "repository", f"URL={bad}")
         assert done.returncode != 0
         assert "say which" in done.stdout
-        assert (tmp_path / "README.md").read_text(encoding="utf-8") == read(
-            "README.md"
-        )
+        assert (tmp_path / "README.md").read_text("utf-8") == read("README.md")
     done = run("make", "-C", str(tmp_path), "repository", f"URL={new}")
     assert done.returncode == 0, done.stdout
-    for name in ("_config.yml", *COPIES):
+    for name in files[1:]:
         text = (tmp_path / name).read_text(encoding="utf-8")
-        slugs = [u.removeprefix("https://github.com/") for u in (old, new)]
         assert text == read(name).replace(*slugs) != read(name)
     left = {p for p in tmp_path.rglob("*") if p.is_file()}
     assert left == {tmp_path / name for name in files}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names are not usual there")
+def test_make_works_in_a_folder_with_any_name(tmp_path):
+    """What only cleans and asks: whole commands are for CI's own folder."""
+    folder = tmp_path / "J\u00fcrgens B\u00fccher (1)"
+    others = folder / "content" / "Untitled Folder" / "__pycache__"
+    others.mkdir(parents=True)
+    (folder / "content" / "Untitled").touch()
+    shutil.copy(ROOT / "Makefile", folder)
+    done = run("make", "-C", str(folder), "clean")
+    assert done.returncode == 0, done.stdout
+    assert not others.exists()
+    assert (folder / "content" / "Untitled").exists()
+    # A Python whose path has spaces.
+    python = folder / "py thon"
+    python.symlink_to(sys.executable)
+    (folder / "requirements-dev.txt").write_text("uv==0 \\\n    --hash=x\n")
+    done = run("make", "-C", str(folder), "book", f"PYTHON={python}")
+    assert "Installing requirements-dev.txt" in done.stdout
+    assert "is needed" not in done.stdout and "syntax" not in done.stdout
+
+
+def test_make_tells_notebooks_how_long_to_train(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("jupyter", "jupyter-book"):
+        program = tmp_path / ".venv" / "bin" / name
+        program.write_text('#!/bin/sh\necho "$PONG_BUDGET [$MPLBACKEND]"\n')
+        program.chmod(0o755)
+    (tmp_path / "requirements-dev.txt").touch()
+    (tmp_path / ".venv" / "installed").write_text(f"{tmp_path}\n")
+    for target, variables, budget in (
+        ("book", {}, "quick"),
+        ("lab", {}, "full"),
+        ("book", {"PONG_BUDGET": "7"}, "7"),
+        ("lab", {"BUDGET": "quick"}, "quick"),
+        ("lab", {"PONG_BUDGET": "quick"}, "quick"),
+    ):
+        env = {k: v for k, v in os.environ.items() if "BUDGET" not in k}
+        env |= {"MPLBACKEND": "agg", "MAKEFLAGS": "", **variables}
+        done = run("make", "-C", str(tmp_path), target, env=env)
+        assert f"{budget} []\n" in done.stdout, done.stdout
 
 
 def test_readme_names_commands_and_files_that_exist():
@@ -265,6 +365,7 @@ def test_make_help_lists_every_command():
             assert f"make {target} " in help_text, target
 
 
+@needs_git
 def test_no_file_knows_where_it_was_written():
     found = run("git", "grep", "-nE", r"(^|[ \"'=(])/(root|home|work|tmp)/")
     assert found.stdout == ""
@@ -329,7 +430,7 @@ def test_workflows_cover_the_systems_and_pythons_we_promise():
         'make repository URL="$GITHUB_SERVER_URL/$GITHUB_REPOSITORY"'
         in commands
     )
-    assert "make book BUDGET=full PYTHON=python" in commands
+    assert "make light BUDGET=full PYTHON=python" in commands
 
 
 def test_ci_calls_make_test():
@@ -343,5 +444,7 @@ def test_ci_calls_make_test():
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
 def test_ruff_passes(command):
-    done = run(sys.executable, "-m", "ruff", *command, "tests", "content")
+    done = run(
+        sys.executable, "-m", "ruff", *command, "tests", "scripts", "content"
+    )
     assert done.returncode == 0, done.stdout

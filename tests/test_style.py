@@ -1,17 +1,37 @@
-"""How the notebooks are written: short cells, pure functions, said in words."""
+"""How the book is written: each function once, short cells, in words."""
 
 import ast
-import builtins
-import dis
-import inspect
+import re
+import subprocess
+import sys
 
 import jupytext
 import pytest
-from conftest import SOURCES, notebook_functions
+import yaml
+
+from conftest import CONTENT, ROOT, SOURCES
 
 every_notebook = pytest.mark.parametrize(
     "source", SOURCES, ids=lambda path: path.stem
 )
+# They are called from other programs, so they say more about themselves.
+ENTRY_POINTS = {
+    "train",
+    "play_games",
+    "evaluate",
+    "load_model",
+    "save_model",
+    "open_checkpoints",
+}
+DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
+# Its functions prepare the other notebooks, so it comes before them.
+ORDER = ["set_up"] + [
+    chapter["file"].replace("-", "_")
+    for part in yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))["parts"]
+    for chapter in part["chapters"]
+]
+# Checkpoints are explained apart, and used by the chapters from here on.
+ORDER.insert(ORDER.index("train_to_win") + 1, "keep_a_training_safe")
 
 
 def code_cells(source):
@@ -19,73 +39,97 @@ def code_cells(source):
     return [cell for cell in cells if cell.cell_type == "code"]
 
 
-def tags(cell):
-    return set(cell.metadata.get("tags", []))
+def definitions(source):
+    for cell in code_cells(source):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, DEFINITIONS):
+                yield cell, node
 
 
-def functions(cell):
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return [n for n in ast.parse(cell.source).body if isinstance(n, kinds)]
+def test_every_function_is_written_once():
+    homes = {}
+    for source in SOURCES:
+        for cell in code_cells(source):
+            for node in ast.parse(cell.source).body:
+                if isinstance(node, DEFINITIONS):
+                    homes.setdefault(node.name, []).append(source.name)
+    assert len(homes) > 100
+    assert not {name: h for name, h in homes.items() if len(h) > 1}
+
+
+def test_modules_import_from_earlier_chapters_only():
+    seen = 0
+    for path in (CONTENT / "pong").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith(
+                "pong."
+            ):
+                other = node.module.removeprefix("pong.")
+                assert ORDER.index(other) < ORDER.index(path.stem), path.name
+                seen += 1
+    assert seen > 5
 
 
 @every_notebook
 def test_functions_read_no_variable_of_the_notebook(source):
-    def global_names(code):
-        for instruction in dis.get_instructions(code):
-            if instruction.opname == "LOAD_GLOBAL":
-                yield instruction.argval
-            elif inspect.iscode(instruction.argval):
-                yield from global_names(instruction.argval)
+    kinds = (*DEFINITIONS, ast.Import, ast.ImportFrom)
 
-    defined = notebook_functions(source)
-    own = [
-        value
-        for value in vars(defined).values()
-        if inspect.isfunction(value) and value.__module__ == source.stem
+    def kept(node):
+        if isinstance(node, ast.Assign):  # constants are in capitals
+            target = node.targets[0]
+            return isinstance(target, ast.Name) and target.id.isupper()
+        return isinstance(node, kinds)
+
+    nodes = [
+        node
+        for cell in code_cells(source)
+        for node in ast.parse(cell.source).body
+        if kept(node)
     ]
-    assert len(own) >= 5
-    for function in own:
-        # A context manager is wrapped in a function of contextlib.
-        for name in global_names(inspect.unwrap(function).__code__):
-            value = getattr(defined, name, getattr(builtins, name, None))
-            assert callable(value) or inspect.ismodule(value), (
-                f"{function.__name__} reads the variable {name}"
-            )
+    text = "\n\n".join(map(ast.unparse, nodes))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ruff", "check", "--isolated"),
+            *("--select=F821", "--stdin-filename=notebook.py", "-"),
+        ],
+        input=text,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @every_notebook
-def test_every_function_says_what_it_takes_and_returns(source):
+def test_docstrings_are_short(source):
+    lines = words = 0
     for cell in code_cells(source):
-        for node in functions(cell):
-            doc = ast.get_docstring(node)
-            assert doc, node.name
-            if "hide-cell" in tags(cell) or isinstance(node, ast.ClassDef):
-                continue  # the solution of an exercise, or a record
-            inside = list(ast.walk(node))
-            returns = any(
-                isinstance(n, ast.Return) and n.value for n in inside
-            )
-            raises = any(isinstance(n, ast.Raise) for n in inside)
-            for needed, section in (
-                (node.args.args, "Parameters\n-----"),
-                (returns, "Returns\n-----"),
-                (raises, "Raises\n---"),
-            ):
-                assert not needed or section in doc, (node.name, section)
-            for argument in node.args.args:
-                assert argument.arg in doc, (node.name, argument.arg)
+        lines += len([s for s in cell.source.splitlines() if s.strip()])
+    for cell, node in definitions(source):
+        doc = ast.get_docstring(node)
+        if doc is None:  # inner functions, and solutions of exercises
+            exported = "export" in cell.metadata.get("tags", [])
+            top = node in ast.parse(cell.source).body
+            assert not (exported and top), node.name
+            continue
+        size = node.body[0].end_lineno - node.body[0].lineno + 1
+        words += size
+        rest = node.end_lineno - node.body[0].end_lineno
+        if node.name not in ENTRY_POINTS and isinstance(node, ast.FunctionDef):
+            assert size <= max(rest, 2), f"{node.name}: {size} for {rest}"
+    assert words <= 0.15 * lines, f"{words} of {lines}"
 
 
 @every_notebook
 def test_cells_are_short(source):
     for cell in code_cells(source):
-        if {"hide-input", "hide-cell"} & tags(cell):
-            continue  # set-up, diagrams, solutions
-        lines = cell.source.splitlines()
-        for node in functions(cell):
-            head = slice(node.lineno - 1, node.body[0].end_lineno)
-            lines[head] = [""] * len(lines[head])  # signature and docstring
-        code = [s for s in lines if s.strip() and s.strip()[0] != "#"]
+        if {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])):
+            continue  # diagrams, solutions
+        code = [s for s in cell.source.splitlines() if s.strip()]
+        code = [s for s in code if not s.lstrip().startswith("#")]
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, DEFINITIONS) and ast.get_docstring(node):
+                doc = node.body[0]
+                del code[: doc.end_lineno - doc.lineno + 1]
         assert len(code) <= 25, cell.source
 
 
@@ -95,3 +139,46 @@ def test_every_code_cell_follows_a_sentence(source):
     for before, cell in zip(cells, cells[1:]):
         if cell.cell_type == "code":
             assert before.cell_type == "markdown", cell.source
+
+
+def test_first_cell_is_the_same_everywhere(config):
+    url = config["repository"]["url"]
+    cells = {source.stem: code_cells(source)[0] for source in SOURCES}
+    common = cells["set-up"].source
+    assert f'"git+{url}"' in common
+    for name, cell in cells.items():
+        assert cell.source.startswith(common), name
+        assert len([s for s in cell.source.splitlines() if s.strip()]) <= 12
+        assert "export" not in cell.metadata.get("tags", [])
+
+
+def test_pages_are_short():
+    lengths = {
+        path.name: len(path.read_text(encoding="utf-8").splitlines())
+        for path in SOURCES
+    }
+    assert max(lengths.values()) <= 900, lengths
+    del lengths["play.md"]  # an extra: no other chapter builds on it
+    assert sum(lengths.values()) <= 6_800, lengths
+
+
+def test_glossary_has_the_terms_that_the_chapters_use():
+    glossary = (CONTENT / "glossary.md").read_text(encoding="utf-8")
+    entries = re.split(r"^```+\{glossary\}", glossary, flags=re.MULTILINE)[1]
+    terms = set(re.findall(r"^(\S.*)$", entries, re.MULTILINE))
+    used = set()
+    for path in CONTENT.glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        for role in re.findall(r"\{term\}`([^`]+)`", text):
+            used.add(re.sub(r".*<(.*)>", r"\1", role, flags=re.S))
+    lower = {term.lower() for term in terms}
+    assert {
+        " ".join(term.split())
+        for term in used
+        if " ".join(term.split()).lower() not in lower
+    } == set()
+    assert {
+        "approximate kl divergence", "bootstrap", "entropy", "epoch",
+        "explained variance", "greedy", "minibatch", "nat", "rollout",
+        "staleness", "steep stroke", "clip fraction", "ablation",
+    } <= lower  # fmt: skip

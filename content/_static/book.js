@@ -17,7 +17,6 @@
       await MathJax.typesetPromise([formula]);
       await new Promise((resume) => setTimeout(resume)); // let the reader act
     }
-    document.dispatchEvent(new Event("formulas-set"));
   };
 
   const begin = () => {
@@ -37,42 +36,17 @@
   }
 }
 
-// Boxes that scroll can be reached by keyboard. To know which ones do, the browser has
-// to lay them out: a few at a time, when it has nothing else to do.
+// Old addresses: a section that is not here any more may have gone elsewhere.
 {
-  const soon = window.requestIdleCallback ?? ((work) => setTimeout(work, 50));
-  const boxes =
-    "pre, .cell_output > .output, .jp-RenderedHTMLCommon, .pst-scrollable-table-container, div.math";
-  let waiting = [];
-  let planned = false;
-
-  const measure = (deadline) => {
-    do {
-      const box = waiting.shift();
-      const { scrollWidth, clientWidth, scrollHeight, clientHeight } = box;
-      const scrolls = scrollWidth > clientWidth || scrollHeight > clientHeight;
-      if (scrolls) box.tabIndex = 0;
-      else box.removeAttribute("tabindex");
-    } while (waiting.length && deadline?.timeRemaining() > 8);
-    planned = waiting.length > 0;
-    if (planned) soon(measure);
-  };
-
-  const plan = () => {
-    waiting = [...document.querySelectorAll(boxes)];
-    if (!planned && waiting.length) soon(measure);
-    planned ||= waiting.length > 0;
-  };
-
-  let timer;
-  const later = () => {
-    clearTimeout(timer);
-    timer = setTimeout(plan, 300);
-  };
-  addEventListener("load", plan);
-  addEventListener("resize", later);
-  document.addEventListener("toggle", later, true); // what was folded
-  document.addEventListener("formulas-set", later);
+  const missing = decodeURIComponent(location.hash.slice(1));
+  const list = new URL("moved.json", document.currentScript.src);
+  if (missing && !document.getElementById(missing)) {
+    const page = location.pathname.split("/").pop().replace(/\.html$/, "");
+    fetch(list)
+      .then((answer) => answer.json())
+      .then((moved) => moved[page]?.[missing]?.split("#"))
+      .then((to) => to && location.replace(`${to[0]}.html#${to[1] ?? ""}`));
+  }
 }
 
 // A recording marked with data-playing plays by itself while it is in view: only

@@ -1,0 +1,1 @@
+"""The functions of "Pong from pixels", as its chapters explain them."""

@@ -1,0 +1,274 @@
+# Written by `make notebooks` from content/train-to-win.md: edit that.
+
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from IPython import get_ipython
+from tqdm import tqdm
+
+from pong.many_games_at_once import (
+    choose_actions,
+    close,
+    encode,
+    first_scene,
+    forward,
+    next_scene,
+    play,
+    reset,
+)
+from pong.ppo_in_numpy import Agent, make_rollout, minibatches, update
+
+
+def learn(agent, batches, pool, coefficients, log):
+    """Yield the newest weights, and take the next step in the background.
+
+    log gets a pair after each step: the agent, and the metrics of the step.
+    """
+    log.append((agent, {}))
+    for batch in batches:
+        step = pool.submit(update, agent, batch, **coefficients)
+        yield agent.model
+        agent, metrics = step.result()
+        log.append((agent, metrics))
+    yield agent.model
+
+
+def anneal(settings, remaining):
+    """Return what `update` needs; remaining is the share still to come."""
+    names = ("clip_coef", "value_coef", "max_grad_norm")
+    return {
+        "learning_rate": settings["learning_rate"] * remaining,
+        "entropy_coef": settings["entropy_coef"] * remaining,
+        **{name: settings[name] for name in names},
+    }
+
+
+SETTINGS = {
+    "decisions": 3_500_000,  # a stronger agent, a longer wait
+    "n_steps": 128,  # decisions per game and rollout; steadier, fewer steps
+    "epochs": 4,  # passes over a rollout; learns more, strays further
+    "n_minibatches": 4,  # per epoch; more steps, each one noisier
+    "gamma": 1.0,  # it cannot go up; below 1, putting off a defeat pays
+    "gae_lambda": 0.98,  # trusts outcomes more, and forecasts less
+    "clip_coef": 0.2,  # lets the policy move further per rollout
+    "entropy_coef": 0.005,  # tries more, settles later
+    "value_coef": 0.5,  # forecasts first, then actions
+    "learning_rate": 2e-3,  # faster, until it overshoots
+    "max_grad_norm": 0.5,  # less caution with strange minibatches
+}
+N_GAMES = 32  # steadier, but each rollout takes longer
+
+
+def finish_games(scores, experience):
+    """Return the returns of the games that ended, and the other scores."""
+    finished, scores = [], scores.copy()
+    for reward, over in zip(experience.rewards, experience.game_over):
+        scores += reward
+        finished.extend(scores[over].tolist())
+        scores[over] = 0
+    return finished, scores
+
+
+def mean_of_last(returns, n):
+    """Return the mean of the last n returns, or NaN if there are fewer."""
+    return float(np.mean(returns[-n:])) if len(returns) >= n else np.nan
+
+
+def figures(run, explained, log):
+    """Return a row: of a rollout, and of what was learned meanwhile."""
+    row = {"decisions": run.decisions, "games": len(run.returns)}
+    row["mean_return"] = mean_of_last(run.returns, 50)
+    row["explained_variance"] = explained
+    if len(log) > 1:  # in the first rollout, nothing is learned
+        first, last = log[1][1], log[-1][1]  # of the first and last minibatch
+        row["first_kl"] = first["approx_kl"]
+        row["first_clip_fraction"] = first["clip_fraction"]
+        row |= last
+    return row
+
+
+class Run(NamedTuple):
+    """A training between two rollouts."""
+
+    agent: Agent
+    decisions: int  # so far, in all games together
+    returns: list  # of the games that have ended
+    generators: list  # states of the two random generators
+
+
+def new_run(agent, seed):
+    """Return a training that has not begun."""
+    streams = (np.random.default_rng([seed, k]) for k in (0, 1))
+    return Run(agent, 0, [], [rng.bit_generator.state for rng in streams])
+
+
+def generator(state):
+    """Return a random generator that goes on from a state."""
+    rng = np.random.default_rng()
+    rng.bit_generator.state = state
+    return rng
+
+
+def check_finite(name, arrays, decisions):
+    """Stop if a number has gone wrong."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise FloatingPointError(
+            f"{name}: NaN or infinity after {decisions:,} decisions"
+        )
+
+
+@contextmanager
+def closed_if_interrupted(games):
+    """Close the games if something interrupts what is done with them."""
+    try:
+        yield
+    except BaseException:
+        close(games)
+        raise
+
+
+def training(games, run, seed, settings):
+    """Yield the Run and a row of figures after each rollout."""
+    T, rngs = settings["n_steps"], [generator(s) for s in run.generators]
+    every = max(1, T // (settings["epochs"] * settings["n_minibatches"]))
+    # A run that goes on plays new games, and none of the evaluation's.
+    seed += 1_000_000 + run.decisions if run.decisions else 0
+    scenes = [first_scene(frames) for frames in reset(games, seed)]
+    scores, batches, now = np.zeros(sum(g.num_envs for g in games)), [], {}
+    with ThreadPoolExecutor(1) as pool:
+        while run.decisions < settings["decisions"]:
+            log = []
+            learner = learn(run.agent, batches, pool, now, log)
+            with closed_if_interrupted(games):
+                past, scenes = play(games, scenes, learner, rngs[0], T, every)
+            agent, _ = log[-1]
+            check_finite("rewards", [past.rewards], run.decisions)
+            check_finite("weights", agent.model.values(), run.decisions)
+            rollout, explained = make_rollout(past, settings)
+            batches = minibatches(rollout, settings, rngs[1])
+            now = anneal(settings, 1 - run.decisions / settings["decisions"])
+            ended, scores = finish_games(scores, past)
+            states = [rng.bit_generator.state for rng in rngs]
+            done = run.decisions + past.actions.size
+            run = Run(agent, done, run.returns + ended, states)
+            yield run, figures(run, explained, log)
+
+
+def progress_bar(done):
+    """Return a progress bar; done is the share that was done before."""
+    form = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}"
+    return tqdm(total=1.0, initial=done, ncols=78, bar_format=form)
+
+
+@contextmanager
+def stop_button():
+    """Give an Event that Ctrl-C, or a notebook's stop button, sets."""
+    pressed = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield pressed
+    finally:
+        ends = pressed.is_set() and get_ipython() is None  # a plain program
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ends else before)
+    if ends:
+        raise SystemExit(130)
+
+
+def train(
+    games, run, seed, settings, max_seconds=np.inf, history=(), save=None
+):
+    """Return the Run after training, and its history: a row per rollout.
+
+    It ends when the settings' decisions or max_seconds are used up, or when it
+    is stopped. save(run, history) is called after each rollout.
+    """
+
+    def share(run, seconds):
+        done = run.decisions / settings["decisions"]
+        return min(1.0, max(done, seconds / max_seconds))
+
+    history = list(history)
+    before = history[-1]["seconds"] if history else 0.0
+    begin = time.perf_counter() - before
+    with stop_button() as stop, progress_bar(share(run, before)) as bar:
+        for run, row in training(games, run, seed, settings):
+            row["seconds"] = time.perf_counter() - begin
+            history.append(row)
+            text = "{games} games, mean return {mean_return:+.1f}"
+            bar.set_postfix_str(text.format(**row), refresh=False)
+            bar.update(share(run, row["seconds"]) - bar.n)
+            if save:
+                save(run, history)
+            if stop.is_set() or row["seconds"] >= max_seconds:
+                break
+        if save:
+            save(run, history, at_once=True)
+        if stop.is_set():
+            bar.write(f"Stopped after {run.decisions:,} decisions.")
+    return run, history
+
+
+def play_games(envs, seeds, model, rng=None):
+    """Return returns and lengths of one game in each; without rng, greedy."""
+    frames = np.stack([e.reset(seed=s)[0] for e, s in zip(envs, seeds)])
+    scene = first_scene(frames)
+    returns, decisions = np.zeros(len(envs)), np.zeros(len(envs), int)
+    playing = np.ones(len(envs), bool)
+    while playing.any():
+        logits, _, _ = forward(encode(scene), model)
+        actions, _ = choose_actions(logits, rng)
+        for i in np.flatnonzero(playing):
+            action = (2, 3, 0)[actions[i]]  # up, down, stay
+            frames[i], reward, terminated, truncated, _ = envs[i].step(action)
+            returns[i] += reward
+            decisions[i] += 1
+            playing[i] = not (terminated or truncated)
+        scene = next_scene(scene, actions, frames, np.zeros(len(envs), bool))
+    return returns, decisions
+
+
+def evaluate(model, n_games, rng=None, first_seed=100_000):
+    """Return returns and lengths of standard games; without rng, greedy."""
+    results = []
+    for start in range(0, n_games, 20):  # 20 emulators at a time
+        numbers = range(start, min(start + 20, n_games))
+        seeds = [first_seed + i for i in numbers]
+        envs = [gym.make("ALE/Pong-v5", obs_type="grayscale") for _ in seeds]
+        results.append(play_games(envs, seeds, model, rng))
+        for env in envs:
+            env.close()
+    return tuple(map(np.concatenate, zip(*results)))
+
+
+def bootstrap_interval(returns, rng, n_samples=10_000):
+    """Return the 95 % interval of the mean."""
+    means = rng.choice(returns, (n_samples, len(returns))).mean(axis=1)
+    return tuple(np.percentile(means, [2.5, 97.5]).tolist())
+
+
+def summary(returns, rng):
+    """Return the figures of an evaluation in a line."""
+    low, high = bootstrap_interval(returns, rng)
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}"
+    won = f"{np.sum(returns > 0)} of {len(returns)} games won"
+    return f"mean {returns.mean():+.1f}, {interval}, {won}"
+
+
+def record_game(model, folder, name, seed, rng=None):
+    """Return the return of a game, and the path of its recording."""
+    env = gym.wrappers.RecordVideo(
+        gym.make("ALE/Pong-v5", obs_type="grayscale", render_mode="rgb_array"),
+        folder,
+        episode_trigger=lambda episode: True,
+        name_prefix=name,
+        fps=30,  # twice the speed of the console
+    )
+    with env:
+        returns, _ = play_games([env], [seed], model, rng)
+    return returns[0], f"{folder}/{name}-episode-0.mp4"

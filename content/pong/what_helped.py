@@ -1,0 +1,182 @@
+# Written by `make notebooks` from content/what-helped.md: edit that.
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from pong.many_games_at_once import (
+    Experience,
+    choose_actions,
+    close,
+    collect,
+    encode,
+    first_scene,
+    forward,
+    initialize_model,
+    make_games,
+    reset,
+)
+from pong.ppo_in_numpy import make_rollout, minibatches, new_agent, update
+from pong.train_to_win import N_GAMES, anneal, bootstrap_interval
+
+
+def ages(agent, batches, coefficients):
+    """Yield an agent as it is, then after each step of learning."""
+    yield agent
+    for batch in batches:
+        agent, _ = update(agent, batch, **coefficients)
+        yield agent
+
+
+def play_variant(group, scene, agents, rng, n_steps, every, encode):
+    """Return the Experience of n_steps, the scene after it, the last agent."""
+    records, agent = [], next(agents)
+    for t in range(n_steps):
+        if t and t % every == 0:
+            agent = next(agents, agent)
+        inputs = encode(scene)
+        logits, values, _ = forward(inputs, agent.model)
+        actions, log_probs = choose_actions(logits, rng)
+        group.send(np.array([2, 3, 0], np.int32)[actions])
+        decision = (inputs, actions, log_probs, values)
+        scene, record = collect(group, scene, decision)
+        records.append(record)
+    agent = [agent, *agents][-1]  # after the steps that are left
+    inputs, *columns = zip(*records)
+    actions, log_probs, values, *rest = map(np.array, columns)
+    values = np.vstack([values, forward(encode(scene), agent.model)[1]])
+    experience = Experience(list(inputs), actions, log_probs, values, *rest)
+    return experience, scene, agent
+
+
+def variant_training(
+    seed,
+    settings,
+    encode=encode,
+    make_rollout=make_rollout,
+    stay_bias=-1.0,
+    learn_first=False,  # all steps before the next rollout, not during it
+):
+    """Yield the agent and its experience after each rollout."""
+    rng = np.random.default_rng(seed)
+    agent = new_agent(initialize_model(rng, stay_bias=stay_bias))
+    play_rng, learn_rng = (np.random.default_rng([seed, k]) for k in (0, 1))
+    n_steps, batches, now = settings["n_steps"], [], {}
+    every = n_steps // (settings["epochs"] * settings["n_minibatches"])
+    games = make_games(N_GAMES, n_groups=1)
+    scene = first_scene(reset(games, seed)[0])
+    try:
+        for done in range(0, settings["decisions"], n_steps * N_GAMES):
+            agents = ages(agent, batches, now)
+            if learn_first:
+                agents = iter([*agents][-1:])
+            experience, scene, agent = play_variant(
+                games[0], scene, agents, play_rng, n_steps, every, encode
+            )
+            rollout, _ = make_rollout(experience, settings)
+            now = anneal(settings, 1 - done / settings["decisions"])
+            batches = minibatches(rollout, settings, learn_rng)
+            yield agent, experience
+    finally:
+        close(games)
+
+
+def no_mirror(scene):
+    """Return the inputs of the network, and nothing as the mirrored court."""
+    inputs, mirrored = encode(scene)
+    return inputs, sparse.csr_matrix(mirrored.shape, dtype=np.float32)
+
+
+def no_last_action(scene):
+    """Return the inputs of an agent that doesn't know what it did last."""
+    unknown = np.zeros_like(scene.last_actions)
+    return encode(scene._replace(last_actions=unknown))
+
+
+def difference(scene):
+    """Return inputs with one picture: new cells are 1, cells left are -1."""
+    pairs = []
+    for flip in (1, -1):
+        new, old = scene.current[:, ::flip], scene.previous[:, ::flip]
+        change = (new.astype(np.float32) - old).reshape(len(new), -1)
+        rest = scene.last_actions[:, ::flip], np.ones((len(new), 1))
+        dense = np.hstack([np.zeros_like(change), change, *rest])
+        pairs.append(sparse.csr_matrix(dense.astype(np.float32)))
+    return tuple(pairs)
+
+
+def plain_advantages(experience, settings):
+    """Return a rollout whose advantages are in points, not standardized."""
+    rollout, explained = make_rollout(experience, settings)
+    values = experience.values[:-1].ravel()[~experience.ignored.ravel()]
+    return rollout._replace(advantages=rollout.returns - values), explained
+
+
+VARIANTS = {  # name: changed settings, changed arguments
+    "the agent of the book": ({}, {}),
+    "discount: γ = 0.99": ({"gamma": 0.99}, {}),
+    "no third action": ({}, {"stay_bias": -1e4}),
+    "no mirror": ({}, {"encode": no_mirror}),
+    "learn, then play": ({}, {"learn_first": True}),
+    "λ = 0.95": ({"gae_lambda": 0.95}, {}),
+    "λ = 1": ({"gae_lambda": 1.0}, {}),
+    "1 epoch": ({"epochs": 1}, {}),
+    "no clipping": ({"clip_coef": 1e9}, {}),
+    "no entropy bonus": ({"entropy_coef": 0.0}, {}),
+    "difference of frames": ({}, {"encode": difference}),
+    "last action unknown": ({}, {"encode": no_last_action}),
+    "plain advantages": ({}, {"make_rollout": plain_advantages}),
+}
+
+
+def count_points(name, seed, settings, n_decisions, every=50_000):
+    """Return rows with the points of a variant's training, and the weights."""
+    changed, functions = VARIANTS[name]
+    rows, done, won, lost = [], 0, 0, 0
+    run = variant_training(seed, settings | changed, **functions)
+    for agent, experience in run:
+        model = agent.model
+        done += experience.actions.size
+        won += int(np.sum(experience.rewards > 0))
+        lost += int(np.sum(experience.rewards < 0))
+        if done >= every * (len(rows) + 1):
+            row = {"variant": name, "seed": seed, "decisions": done}
+            rows.append(row | {"won": won, "lost": lost})
+            won = lost = 0
+        if done >= n_decisions:
+            break
+    run.close()
+    return rows, model
+
+
+def paired_interval(changed, baseline, rng):
+    """Return the mean difference of pairs, and its 95 % interval."""
+    differences = np.asarray(changed) - np.asarray(baseline)
+    return float(differences.mean()), *bootstrap_interval(differences, rng)
+
+
+def compare(ends, rng):
+    """Return a row for each column: how it differs from the first one.
+
+    ends has a row for each seed. Below four pairs there is no interval.
+    """
+    first, *others = ends.columns
+    rows = []
+    for name in others:
+        pairs = ends[[first, name]].dropna()
+        mean, low, high = paired_interval(pairs[name], pairs[first], rng)
+        if len(pairs) < 4:
+            low = high = np.nan
+        effect = "less" if high < 0 else "more" if low > 0 else "not known"
+        own = pairs[name].mean()
+        rows.append((name, len(pairs), own, mean, low, high, effect))
+    names = "variant seeds mean difference low high effect"
+    return pd.DataFrame(rows, columns=names.split())
+
+
+def first_reached(rows, level):
+    """Return after how many decisions and minutes a run reached a level."""
+    for row in rows:
+        if row["mean_return"] >= level:
+            return row["decisions"], row["seconds"] / 60
+    return np.inf, np.inf

@@ -1,0 +1,330 @@
+"""Record what "Train to win" shows.
+
+    python scripts/train_to_win.py runs gauges agent finish evaluation
+    python scripts/train_to_win.py checkpoints games speed
+
+Each command writes a table or weights to content/pong/data/; `games` writes
+what the first page shows to content/images/; `speed` only prints. `agent` and
+`finish` take an hour, keep checkpoints in _build, and go on from them.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy
+
+import numpy as np
+import pandas as pd
+from imageio_ffmpeg import count_frames_and_secs, get_ffmpeg_exe, read_frames
+from matplotlib.figure import Figure
+from PIL import Image
+
+import recording
+from pong.keep_a_training_safe import (
+    load_model,
+    load_small_model,
+    open_checkpoints,
+    save_model,
+    save_small_model,
+)
+from pong.many_games_at_once import (
+    close,
+    initialize_model,
+    make_games,
+    random_play_speed,
+)
+from pong.ppo_in_numpy import new_agent
+from pong.set_up import facts, set_up
+from pong.train_to_win import (
+    N_GAMES,
+    SETTINGS,
+    evaluate,
+    new_run,
+    record_game,
+    summary,
+    train,
+    training,
+)
+
+SEEDS = (1, 2, 3, 4, 5)
+AGENT_SEED, AGENT = 2, SETTINGS | {"decisions": 4_000_000}
+FINISH_SEED = 11
+FINISH = SETTINGS | {
+    "decisions": 3_000_000,
+    "learning_rate": 1e-3,
+    "entropy_coef": 0.002,
+}
+AGES_SEED, AGES = 1, (100_000, 400_000, 1_000_000)
+BUILD, IMAGES = recording.ROOT / "_build", recording.ROOT / "content/images"
+WEIGHTS = recording.DATA / "agent.safetensors"
+KEPT = Path(tempfile.gettempdir()) / "gauges"  # seeds that are done
+
+
+def table(seed, history, every=50_000):
+    """Return a row every so many decisions, and when 0 and +15 are reached."""
+    rows, due, levels = [], 0, (0, 15)
+    for row in history:
+        reached = levels and row["mean_return"] >= levels[0]
+        levels = levels[1:] if reached else levels
+        if reached or row["decisions"] >= due or row is history[-1]:
+            if row["decisions"] >= due:
+                due = row["decisions"] + every
+            names = ("decisions", "games")
+            rows.append({"seed": seed, **{name: row[name] for name in names}})
+            rows[-1]["seconds"] = round(row["seconds"], 1)
+            rows[-1]["mean_return"] = round(row["mean_return"], 2)
+    return rows
+
+
+def train_with(model, seed, settings, folder=None):
+    """Return the run and the history of a training, perhaps kept in _build."""
+    start = new_run(new_agent(model), seed)
+    made_with = settings | {"seed": seed, "games": N_GAMES}
+    games, folder = make_games(N_GAMES), folder and BUILD / folder
+    with open_checkpoints(folder, start, made_with) as (run, history, save):
+        run, history = train(games, run, seed, settings, np.inf, history, save)
+    close(games)
+    return run, history
+
+
+def random_model(seed):
+    """Return the weights with which a training with this seed begins."""
+    return initialize_model(np.random.default_rng(seed))
+
+
+def runs():
+    """Record a training with each of the reference seeds."""
+    rows = []
+    for seed in SEEDS:
+        _, history = train_with(random_model(seed), seed, SETTINGS)
+        rows += table(seed, history)
+        print(rows[-1], flush=True)
+    recording.save_table(
+        "reference-runs", rows, seeds=SEEDS, games=N_GAMES, settings=SETTINGS
+    )
+
+
+def gauges_of(seed, decisions=800_000, window=3):
+    """Return a file with the gauges of a training's beginning, averaged."""
+    path = KEPT / f"{seed}.csv"
+    if not path.exists():
+        games, rows = make_games(N_GAMES), []
+        start = new_run(new_agent(random_model(seed)), seed)
+        for _, row in training(games, start, seed, SETTINGS):
+            rows.append({"seed": seed, **row})
+            if row["decisions"] >= decisions:
+                break
+        close(games)
+        table = pd.DataFrame(rows).drop(columns="games")
+        means = table.groupby(table.index // window).mean()
+        means = means.astype({"seed": int, "decisions": int})
+        recording.write(path, means.to_csv(index=False, float_format="%.4g"))
+    return path
+
+
+def gauges():
+    """Record the gauges of the reference seeds' first 800,000 decisions."""
+    KEPT.mkdir(exist_ok=True)
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(2, spawn, set_up, ("1.0",)) as pool:
+        tables = [pd.read_csv(path) for path in pool.map(gauges_of, SEEDS)]
+    recording.save_table(
+        "gauges",
+        pd.concat(tables),
+        seeds=SEEDS,
+        games=N_GAMES,
+        settings=SETTINGS,
+    )
+
+
+def save_agent(model, **more):
+    """Write the shipped weights, and the same facts beside them."""
+    recording.save_facts("agent", **more)
+    save_model(WEIGHTS, model, facts("agent"))
+
+
+def agent():
+    """Train the agent that is shipped: longer than a reader would wait."""
+    run, history = train_with(
+        random_model(AGENT_SEED), AGENT_SEED, AGENT, "agent"
+    )
+    mean = {str(AGENT_SEED): round(history[-1]["mean_return"], 2)}
+    name = "mean return of the last 50 training games, by seed"
+    more = {"seed": AGENT_SEED, "games": N_GAMES, "settings": AGENT}
+    save_agent(run.agent.model, **more, **{name: mean})
+
+
+def finish():
+    """Train the agent that `agent` has written further, in smaller steps."""
+    known = facts("agent")
+    if "finished with" in known:
+        sys.exit("this agent is finished; `agent` trains one from the start")
+    run, history = train_with(
+        load_model(WEIGHTS), FINISH_SEED, FINISH, "agent-finish"
+    )
+    mean = round(history[-1]["mean_return"], 2)
+    known["finished with"] = {
+        "made with": recording.made_with(),
+        "seed": FINISH_SEED,
+        "games": N_GAMES,
+        "settings": FINISH,
+        "mean return of the last 50 training games": mean,
+    }
+    write_facts(known)
+    save_model(WEIGHTS, run.agent.model, known)
+
+
+def write_facts(known):
+    """Write the facts of the shipped weights, whenever those were made."""
+    text = json.dumps(known, indent=1)
+    recording.write(recording.DATA / "agent.json", text + "\n")
+
+
+def evaluation():
+    """Evaluate the shipped weights."""
+    rows, rng, means = [], np.random.default_rng(0), {}
+    for way, actions_rng in (("sampled", rng), ("greedy", None)):
+        results = evaluate(load_model(WEIGHTS), 100, actions_rng)
+        means[way] = float(results[0].mean())
+        print(way, summary(results[0], rng), flush=True)
+        rows += game_rows({"actions": way}, *results)
+    recording.save_table("evaluation", rows, environment="ALE/Pong-v5")
+    write_facts(facts("agent") | {"mean return of 100 games": means})
+
+
+def game_rows(kind, returns, decisions, first_seed=100_000):
+    """Return a row for each game."""
+    return [
+        kind
+        | {"seed": first_seed + i, "return": int(total), "decisions": int(n)}
+        for i, (total, n) in enumerate(zip(returns, decisions))
+    ]
+
+
+def checkpoints():
+    """Record weights from the course of a reference run, and their games."""
+    model, ages, rows = random_model(AGES_SEED), list(AGES), []
+    models = {"untrained": model}
+    games, start = make_games(N_GAMES), new_run(new_agent(model), AGES_SEED)
+    for run, row in training(games, start, AGES_SEED, SETTINGS):
+        if ages and row["decisions"] >= ages[0]:
+            models[f"{ages.pop(0)}"] = run.agent.model
+    close(games)
+    models["end"] = run.agent.model
+    for name, model in models.items():
+        path = recording.DATA / f"checkpoint-{name}.safetensors"
+        made = {"seed": AGES_SEED, "settings": SETTINGS, "decisions": name}
+        save_small_model(path, model, made)
+        rng = np.random.default_rng(0)
+        returns, decisions = evaluate(load_small_model(path), 30, rng)
+        print(name, summary(returns, rng), flush=True)
+        rows += game_rows({"checkpoint": name}, returns, decisions)
+    recording.save_table(
+        "checkpoints", rows, seed=AGES_SEED, settings=SETTINGS
+    )
+
+
+def speed():
+    """Print the speed of training over that of the emulator alone."""
+    ratios = []
+    for seed in range(5):
+        games = make_games(N_GAMES)
+        alone = random_play_speed(games, 400, seed)
+        start = new_run(new_agent(random_model(seed)), seed)
+        _, history = train(games, start, seed, SETTINGS, max_seconds=20)
+        close(games)
+        # The first row has seen the emulators start, which takes seconds.
+        first, last = history[0], history[-1]
+        decisions = last["decisions"] - first["decisions"]
+        trained = decisions / (last["seconds"] - first["seconds"])
+        ratios.append(trained / alone)
+        print(
+            f"emulator {alone:,.0f}/s, training {trained:,.0f}/s, "
+            f"ratio {ratios[-1]:.2f}",
+            flush=True,
+        )
+    print(f"median ratio of 5: {np.median(ratios):.2f}")
+
+
+def games():
+    """Record a game before training and one after, for the first page."""
+    shown, n_pictures = {}, 0
+    for name, model, rng in (
+        ("before", random_model(1), np.random.default_rng(7)),
+        ("after", load_model(WEIGHTS), None),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            total, path = record_game(model, folder, name, 7, rng)
+            n_pictures, seconds = count_frames_and_secs(path)
+            shown[name] = {"return": float(total), "seconds": seconds}
+            print(name, shown[name], flush=True)
+            squeeze(path, IMAGES / f"{name}.mp4")
+            court = picture(path, n_pictures - 60)
+    draw_share(court, IMAGES / "share.png")
+    recording.save_facts("games", **shown)
+
+
+def squeeze(path, target):
+    """Compress a recording for the web: small, and begins to play at once."""
+    options = (
+        "-an -c:v libx264 -preset veryslow -crf 30 -tune animation"
+        " -pix_fmt yuv420p -g 600 -movflags +faststart"
+    )
+    partial = target.with_name(f".partial-{target.name}")
+    command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", "-i", path]
+    subprocess.run([*command, *options.split(), str(partial)], check=True)
+    os.replace(partial, target)
+
+
+def picture(path, number):
+    """Return one picture of a recording, a PIL.Image.Image."""
+    reader = read_frames(path)
+    size = next(reader)["size"]
+    frame = next(itertools.islice(reader, number, None))
+    reader.close()
+    return Image.frombytes("RGB", size, frame)
+
+
+def draw_share(court, target):
+    """Draw the picture that shared links show, 1200 by 630 pixels."""
+    figure = Figure(figsize=(12, 6.3), facecolor="#1b1b1b")
+    game = figure.add_axes((0.03, 0.05, 0.40, 0.90))
+    game.imshow(court, interpolation="nearest")
+    game.set_axis_off()
+    for y, size, text in (
+        (0.72, 54, "Pong from pixels"),
+        (
+            0.50,
+            27,
+            "Build an agent that learns to win\nby looking at the screen.",
+        ),
+        (0.24, 27, "From scratch, in NumPy,\nwithout a GPU."),
+    ):
+        figure.text(0.44, y, text, size=size, color="white", linespacing=1.5)
+    figure.savefig(target, dpi=100)
+
+
+COMMANDS = {
+    command.__name__: command
+    for command in (
+        runs,
+        gauges,
+        agent,
+        finish,
+        evaluation,
+        games,
+        speed,
+        checkpoints,
+    )
+}
+
+if __name__ == "__main__":
+    set_up("1.0")
+    recording.main(COMMANDS)

@@ -1,0 +1,79 @@
+"""Record the tables of the chapter "What it needs", with the shipped agent.
+
+python scripts/what_it_needs.py erasing variants points
+
+It uses as many processes as PONG_JOBS says, or else one for each core.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+# As in the notebooks, before NumPy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import pandas as pd
+
+from pong.inside_the_agent import watch
+from pong.keep_a_training_safe import load_model
+from pong.set_up import data_file, set_up
+from pong.what_it_needs import ERASED, VARIANTS, arrival_rows, measure
+from recording import main, save_table
+
+FIRST_SEED = 200_000
+ERASING_GAMES, VARIANT_GAMES, POINTS_GAMES = 30, 20, 40
+FACTS = {"environment": "ALE/Pong-v5", "actions": "greedy"}
+
+
+def share_out(function, *columns):
+    """Return what a function makes of each job, computed side by side."""
+    n_jobs = int(os.environ.get("PONG_JOBS") or os.cpu_count())
+    context = get_context("spawn")
+    with ProcessPoolExecutor(n_jobs, context, set_up, ("1.0",)) as pool:
+        return list(pool.map(function, *columns))
+
+
+def measure_games(key, kind, without, settings, n_games):
+    """Return a row for each of some games of one kind."""
+    model = load_model(data_file("agent.safetensors"))
+    seeds = [FIRST_SEED + i for i in range(n_games)]
+    returns, decisions = measure(model, seeds, without, **settings)
+    columns = {key: kind, "seed": seeds, "return": returns.astype(int)}
+    print(f"{kind}: {returns.mean():+.2f} in {n_games} games", flush=True)
+    return pd.DataFrame(columns | {"decisions": decisions})
+
+
+def erasing():
+    """Record what becomes of the agent if it does not see a part."""
+    n = len(ERASED)
+    columns = ["erased"] * n, ERASED, ERASED, [{}] * n, [ERASING_GAMES] * n
+    rows = share_out(measure_games, *columns)
+    save_table("erasing", pd.concat(rows), **FACTS)
+
+
+def variants():
+    """Record how the agent does in other games than its own."""
+    n, settings = len(VARIANTS), VARIANTS.values()
+    columns = ["variant"] * n, VARIANTS, ["nothing"] * n, settings
+    rows = share_out(measure_games, *columns, [VARIANT_GAMES] * n)
+    save_table("variants", pd.concat(rows), **FACTS, variants=VARIANTS)
+
+
+def watch_arrivals(seeds):
+    """Return the balls that came to a paddle in some games."""
+    model = load_model(data_file("agent.safetensors"))
+    games = zip(seeds, watch(model, seeds))
+    return pd.concat([arrival_rows(seed, game.ram) for seed, game in games])
+
+
+def points():
+    """Record where the agent wins and loses its points."""
+    seeds = [FIRST_SEED + i for i in range(POINTS_GAMES)]
+    tens = [seeds[i : i + 10] for i in range(0, len(seeds), 10)]
+    rows = pd.concat(share_out(watch_arrivals, tens))
+    print(rows.groupby(["player", "serve"])["missed"].agg(["size", "sum"]))
+    save_table("points", rows, **FACTS, games=POINTS_GAMES)
+
+
+if __name__ == "__main__":
+    main({"erasing": erasing, "variants": variants, "points": points})

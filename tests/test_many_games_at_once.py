@@ -1,0 +1,228 @@
+"""The functions of "Many games at once"."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+
+from pong import many_games_at_once as many
+
+
+def random_scene(rng, n):
+    """Return a scene with about as many set cells as in a game, or more."""
+    previous, current = rng.random((2, n, 80, 32)) < 0.02
+    last_actions = np.eye(3, dtype=bool)[rng.integers(0, 3, n), :2]
+    return many.Scene(previous, current, last_actions, np.zeros(n, bool))
+
+
+def assert_same_inputs(a, b):
+    for matrix, other in zip(a, b, strict=True):
+        assert matrix.shape == other.shape
+        assert (matrix != other).nnz == 0
+
+
+def test_find_objects_agrees_with_a_loop():
+    values = [87] * 1000 + [107] * 500 + list(range(256))
+    frames = np.random.default_rng(7).choice(values, (2, 210, 160))
+    frames = frames.astype(np.uint8)
+    frames.flags.writeable = False
+    objects = many.find_objects(frames)
+    assert objects.shape == (2, 80, 32) and objects.dtype == bool
+    for i, row, column in np.ndindex(2, 80, 32):
+        x = 16 + 4 * column
+        cell = frames[i, 34 + 2 * row, x : x + 4]
+        assert objects[i, row, column] == any(p not in (87, 107) for p in cell)
+    for wrong in (frames[0], frames.swapaxes(1, 2), frames.astype(int)):
+        with pytest.raises(ValueError, match="frames"):
+            many.find_objects(wrong)
+
+
+def test_next_scene_moves_on_and_forgets_where_a_game_is_over():
+    rng = np.random.default_rng(8)
+    pictures = rng.choice([87, 236], (4, 2, 210, 160)).astype(np.uint8)
+    seen = [many.find_objects(frames) for frames in pictures]
+    actions = np.array([[0, 1], [1, 0], [1, 2]])
+    over = np.array([[0, 0], [1, 0], [0, 0], [0, 0]], bool)
+    scenes = [many.first_scene(pictures[0])]
+    for step in zip(actions, pictures[1:], over[1:]):
+        scenes.append(many.next_scene(scenes[-1], *step))
+    # The first game is over after one decision: a new picture, no past.
+    previous = [seen[0], seen[0], [seen[2][0], seen[1][1]], seen[2]]
+    last = np.zeros((4, 2, 2))
+    last[1, 0, 0] = last[1, 1, 1] = last[2, 1, 0] = last[3, 0, 1] = True
+    for scene, *expected in zip(scenes, previous, seen, last, over):
+        for column, other in zip(scene, expected, strict=True):
+            assert_array_equal(column, other)
+
+
+def test_encode_of_an_upside_down_scene_swaps_the_matrices():
+    scene = random_scene(np.random.default_rng(9), 7)
+    inputs, mirrored = many.encode(scene)
+    assert inputs.dtype == mirrored.dtype == np.float32
+    rows = zip(scene.previous, scene.current, scene.last_actions)
+    by_hand = [[*p.flat, *c.flat, *a, True] for p, c, a in rows]
+    assert_array_equal(inputs.toarray(), by_hand)
+    flipped = scene._replace(
+        previous=np.flip(scene.previous, axis=1),
+        current=np.flip(scene.current, axis=1),
+        last_actions=scene.last_actions[:, [1, 0]],
+    )
+    assert_same_inputs(many.encode(flipped), (mirrored, inputs))
+    assert (inputs != mirrored).nnz > 0
+
+
+def test_forward_agrees_with_dense_matrices_and_is_symmetric():
+    rng = np.random.default_rng(11)
+    model = many.initialize_model(rng, n_hidden=9)
+    assert all(w.dtype == np.float32 for w in model.values())
+    model = {name: w.astype(np.float64) for name, w in model.items()}
+    inputs = many.encode(random_scene(rng, 6))
+    logits, values, hidden = many.forward(inputs, model)
+    h, mirrored = (np.maximum(x.toarray() @ model["W1"], 0) for x in inputs)
+    up, down, stay, value = (h @ model["W2"] + model["b2"]).T
+    m_up, m_down, m_stay, m_value = (mirrored @ model["W2"] + model["b2"]).T
+    assert_allclose(logits.T, [up + m_down, down + m_up, stay + m_stay])
+    assert_allclose(values, value + m_value)
+    assert_allclose(hidden, np.vstack([h, mirrored]), atol=1e-12)
+    other_logits, other_values, _ = many.forward(inputs[::-1], model)
+    assert_allclose(other_logits, logits[:, [1, 0, 2]])
+    assert_allclose(other_values, values)
+    assert np.abs(logits[:, 0] - logits[:, 1]).min() > 1e-6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log_softmax_of_small_and_huge_logits(dtype):
+    rng = np.random.default_rng(12)
+    logits = rng.standard_normal((50, 3)).astype(dtype)
+    by_hand = np.log(np.exp(logits) / np.exp(logits).sum(axis=1)[:, None])
+    assert_allclose(many.log_softmax(logits), by_hand, atol=1e-5)
+    huge = rng.choice([-1e4, 0, 1e4], (50, 3)).astype(dtype)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        log_probs = many.log_softmax(huge)
+    assert np.isfinite(log_probs).all()
+    assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-5)
+
+
+def test_actions_are_drawn_with_their_probabilities_or_greedy():
+    probs, n = np.array([0.2, 0.7, 0.1]), 20_000
+    logits = np.tile(np.log(probs) + 3, (n, 1))
+    actions, log_probs = many.choose_actions(logits, np.random.default_rng(13))
+    frequencies = np.bincount(actions, minlength=3) / n
+    margins = 4 * np.sqrt(probs * (1 - probs) / n)
+    assert (np.abs(frequencies - probs) < margins).all()
+    assert_allclose(log_probs, np.log(probs)[actions])
+    logits = np.random.default_rng(14).standard_normal((30, 3))
+    actions, log_probs = many.choose_actions(logits)
+    assert_array_equal(actions, logits.argmax(axis=1))
+    assert_allclose(log_probs, many.log_softmax(logits).max(axis=1))
+
+
+class ScriptedGames:
+    """A group of games with prepared pictures, rewards and ends."""
+
+    def __init__(self, *script):
+        self.sent, self.script = [], zip(*script)
+
+    def send(self, actions):
+        self.sent.append(actions)
+
+    def recv(self):
+        frames, rewards, over = next(self.script)
+        return frames[:, None], rewards, over, np.zeros_like(over), {}
+
+
+def test_play_records_what_belongs_together():
+    rng, T, halves = np.random.default_rng(15), 4, (slice(0, 2), slice(2, 4))
+    frames = rng.choice([87, 236], (T + 1, 4, 210, 160), p=[0.98, 0.02])
+    frames = frames.astype(np.uint8)
+    rewards, game_over = rng.integers(1, 9, (T, 4)), np.zeros((T, 4), bool)
+    game_over[1, 0] = game_over[2, 3] = True
+    ignored = np.roll(game_over, 1, axis=0)
+    models = [many.initialize_model(rng, 7, stay_bias=0) for _ in range(3)]
+    script = (frames[1:], rewards, game_over)
+    games = [ScriptedGames(*(x[:, half] for x in script)) for half in halves]
+    scenes = [many.first_scene(frames[0, half]) for half in halves]
+    weights = iter(models)
+    past, last = many.play(games, scenes, weights, rng, T, every=2)
+    assert next(weights, None) is None
+    sent = np.hstack([group.sent for group in games])
+    assert sent.dtype == np.int32
+    assert_array_equal(sent, np.array([2, 3, 0])[past.actions])
+    assert set(sent.flat) == {0, 2, 3}
+    assert_array_equal(past.game_over, game_over)
+    assert_array_equal(past.ignored, ignored)
+    assert_array_equal(past.rewards, np.where(ignored, 0, rewards))
+    assert len(past.inputs) == 2 * T
+    for k, (half, scene) in enumerate(zip(halves, scenes)):
+        # The weights change after half of the decisions and after the last.
+        for t in range(T + 1):
+            inputs = many.encode(scene)
+            logits, values, _ = many.forward(inputs, models[t // 2])
+            assert_allclose(past.values[t, half], values, rtol=1e-5)
+            if t == T:
+                break
+            actions = past.actions[t, half]
+            assert_same_inputs(past.inputs[2 * t + k], inputs)
+            log_probs = many.log_softmax(logits)[range(2), actions]
+            assert_allclose(past.log_probs[t, half], log_probs, rtol=1e-5)
+            after = frames[t + 1, half], game_over[t, half]
+            scene = many.next_scene(scene, actions, *after)
+        assert_array_equal(last[k].current, scene.current)
+
+
+def play_four_games(n_groups):
+    """Return 40 decisions in four real games."""
+    games = many.make_games(4, n_groups)
+    scenes = [many.first_scene(frames) for frames in many.reset(games, seed=5)]
+    rng = np.random.default_rng(6)
+    model = many.initialize_model(rng)
+    experience, _ = many.play(games, scenes, iter([model]), rng, 40)
+    many.close(games)
+    with pytest.raises(RuntimeError, match="closed"):
+        many.reset(games, seed=5)
+    return experience
+
+
+def test_same_seed_gives_the_same_games_with_one_and_two_threads():
+    one, two = play_four_games(1), play_four_games(2)  # each has a thread
+    for column, other in zip(one[1:], two[1:], strict=True):
+        assert_array_equal(column, other)
+    for t, inputs in enumerate(one.inputs):
+        pairs = zip(*two.inputs[2 * t : 2 * t + 2], strict=True)
+        assert_same_inputs(inputs, [sparse.vstack(halves) for halves in pairs])
+    assert len(np.unique(one.actions)) == 3
+    with pytest.raises(ValueError, match="multiple of 2"):
+        many.make_games(5)
+
+
+def test_games_are_those_of_the_standard_environment():
+    games = many.make_games(4, n_groups=1)
+    env = gym.make("ALE/Pong-v5", obs_type="grayscale")
+    assert_array_equal(many.reset(games, seed=6)[0][0], env.reset(seed=6)[0])
+    for _ in range(20):  # to stay again is to stay, so nothing can stick
+        frames, *_ = games[0].step(np.zeros(4, np.int32))
+        assert_array_equal(frames[0, 0], env.step(0)[0])
+    assert not many.drift(games[0], [0] * 5).any()
+    up_and_down = many.drift(games[0], [2, 3] * 5)
+    assert np.ptp(up_and_down, axis=1).max() > 4  # each game sticks elsewhere
+    many.close(games)
+
+
+def test_after_a_game_the_emulator_ignores_one_action():
+    games = many.make_games(1, n_groups=1)
+    first = many.reset(games, seed=6)[0]
+    score, frames = 0, first
+    while score > -20:  # one point before the end
+        frames, rewards, *_ = games[0].step(np.zeros(1, np.int32))
+        score += rewards[0]
+    scenes, rng = [many.first_scene(frames[:, 0])], np.random.default_rng(7)
+    model = many.initialize_model(rng)
+    past, _ = many.play(games, scenes, iter([model]), rng, 400)
+    many.close(games)
+    end = int(np.flatnonzero(past.game_over[:, 0])[0])
+    assert np.flatnonzero(past.ignored[:, 0]).tolist() == [end + 1]
+    assert past.rewards[end, 0] == -1
+    assert past.rewards[end + 1, 0] == 0
+    new = many.encode(many.first_scene(first))
+    assert_same_inputs(past.inputs[end + 2], new)

@@ -1,0 +1,239 @@
+"""Check trainings without a part, the comparison of pairs, and the tables."""
+
+import ale_py
+import numpy as np
+import pandas as pd
+import pytest
+
+import what_helped as script
+from pong.many_games_at_once import (
+    Scene,
+    close,
+    encode,
+    forward,
+    initialize_model,
+    make_games,
+)
+from pong.ppo_in_numpy import gae, new_agent
+from pong.set_up import recorded
+from pong.train_to_win import SETTINGS, new_run, training
+from pong.what_helped import (
+    VARIANTS,
+    compare,
+    count_points,
+    difference,
+    first_reached,
+    no_last_action,
+    no_mirror,
+    paired_interval,
+    plain_advantages,
+    variant_training,
+)
+
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+SHORT = SETTINGS | {"n_steps": 16}
+
+
+def first_rollouts(n, settings=SHORT, **changed):
+    """Return the agent and the experience of a training's first n rollouts."""
+    run = variant_training(1, settings, **changed)
+    results = [next(run) for _ in range(n)]
+    run.close()
+    return results
+
+
+def dense(pair):
+    return [matrix.toarray() for matrix in pair]
+
+
+@pytest.fixture(scope="module")
+def scene():
+    rng = np.random.default_rng(0)
+    previous, current = rng.random((2, 5, 80, 32)) < 0.02
+    actions = np.eye(3, 2, dtype=bool)[[0, 1, 2, 0, 1]]
+    return Scene(previous, current, actions, np.zeros(5, bool))
+
+
+def test_nothing_taken_away_is_the_agent_of_the_book():
+    games = make_games(32)
+    start = new_agent(initialize_model(np.random.default_rng(1)))
+    book = training(games, new_run(start, 1), 1, SHORT)
+    for _ in range(2):
+        run, row = next(book)
+    close(games)
+    (_, _), (agent, experience) = first_rollouts(2)
+    assert agent.n_updates == run.agent.n_updates == 16
+    assert experience.actions.size * 2 == row["decisions"]
+    for name, weights in run.agent.model.items():
+        np.testing.assert_allclose(agent.model[name], weights, atol=1e-3)
+
+
+@pytest.mark.parametrize("learn_first", [True, False])
+def test_learn_first_plays_a_rollout_with_one_agent(learn_first):
+    *_, (agent, experience) = first_rollouts(2, learn_first=learn_first)
+    assert agent.n_updates == 16
+    same = []
+    for inputs, values in zip(experience.inputs, experience.values):
+        _, now, _ = forward(inputs, agent.model)
+        same.append(np.allclose(now, values, atol=1e-5))
+    assert all(same) if learn_first else not any(same[:-1])
+
+
+def test_without_the_third_action_nobody_stays():
+    for changed, stays in (({}, True), ({"stay_bias": -1e4}, False)):
+        [(_, experience)] = first_rollouts(1, **changed)
+        assert np.any(experience.actions == 2) == stays
+        assert np.isfinite(experience.log_probs).all()
+
+
+def test_no_mirror_shows_the_court_once(scene):
+    inputs, mirrored = dense(no_mirror(scene))
+    np.testing.assert_array_equal(inputs, dense(encode(scene))[0])
+    assert mirrored.shape == inputs.shape and not mirrored.any()
+
+
+def test_no_last_action_hides_two_inputs(scene):
+    for seen, whole in zip(dense(no_last_action(scene)), dense(encode(scene))):
+        assert whole[:, 5120:5122].any() and not seen[:, 5120:5122].any()
+        whole[:, 5120:5122] = 0
+        np.testing.assert_array_equal(seen, whole)
+
+
+def test_difference_of_frames(scene):
+    seen, mirrored = dense(difference(scene))
+    old, new = np.split(dense(encode(scene))[0][:, :5120], 2, axis=1)
+    np.testing.assert_array_equal(seen[:, 2560:5120], new - old)
+    assert not seen[:, :2560].any() and {-1, 1} <= set(np.unique(seen))
+    rest = dense(encode(scene))[0][:, 5120:]
+    np.testing.assert_array_equal(seen[:, 5120:], rest)
+    # The mirror image is what would be seen in a court upside down.
+    flipped = scene._replace(
+        previous=scene.previous[:, ::-1],
+        current=scene.current[:, ::-1],
+        last_actions=scene.last_actions[:, ::-1],
+    )
+    np.testing.assert_array_equal(mirrored, dense(difference(flipped))[0])
+
+
+def test_plain_advantages_are_in_points():
+    [(_, experience)] = first_rollouts(1, SHORT | {"n_steps": 64})
+    rewards = experience.rewards
+    ignored = np.arange(rewards.size).reshape(rewards.shape) % 7 == 0
+    experience = experience._replace(ignored=ignored)
+    ends = (rewards != 0) | experience.game_over
+    expected = gae(rewards, experience.values, ends, 1.0, 0.98)[~ignored]
+    rollout, _ = plain_advantages(experience, SHORT)
+    np.testing.assert_allclose(rollout.advantages, expected, atol=1e-6)
+    assert np.abs(rewards).sum() > 0
+
+
+def test_each_variant_learns_and_differs_from_the_baseline():
+    results = []
+    for changed, functions in VARIANTS.values():
+        assert set(changed) <= set(SETTINGS)
+        run = first_rollouts(2, SHORT | changed, **functions)
+        agent, experience = run[-1]
+        assert agent.n_updates == 16 * changed.get("epochs", 4) / 4
+        assert all(np.isfinite(w).all() for w in agent.model.values())
+        results.append((agent.model["W1"], experience.values))
+    baseline, *others = results
+    for result in others:  # other weights, or at another time
+        assert not all(map(np.array_equal, result, baseline))
+
+
+def test_points_are_counted_by_part():
+    settings = SHORT | {"n_steps": 64}
+    rows, _ = count_points("λ = 1", 1, settings, 6_000, every=4_000)
+    assert [row["decisions"] for row in rows] == [4_096]
+    rows, model = count_points("λ = 1", 1, settings, 4_096, every=2_048)
+    assert [row["decisions"] for row in rows] == [2_048, 4_096]
+    assert {(row["variant"], row["seed"]) for row in rows} == {("λ = 1", 1)}
+    played = first_rollouts(2, settings | {"gae_lambda": 1.0})
+    for row, (_, experience) in zip(rows, played):
+        assert row["won"] == np.sum(experience.rewards == 1)
+        assert row["lost"] == np.sum(experience.rewards == -1) > 0
+    np.testing.assert_array_equal(model["W1"], played[-1][0].model["W1"])
+
+
+def test_interval_of_pairs_is_that_of_their_differences():
+    rng = np.random.default_rng(0)
+    baseline = rng.normal(0.4, 0.1, 10)
+    gain = rng.normal(0.05, 0.01, 10)
+    mean, low, high = paired_interval(baseline + gain, baseline, rng)
+    assert mean == pytest.approx(gain.mean())
+    assert 0.03 < low < mean < high < 0.07
+    _, low, high = paired_interval((baseline + gain)[::-1], baseline, rng)
+    assert low < 0 < high  # with the wrong partners nothing is to be seen
+
+
+def test_compare_uses_only_pairs_and_says_what_is_known():
+    first = pd.Series([0.3, 0.4, 0.5, 0.6, 0.7])
+    ends = pd.DataFrame(
+        {
+            "first": first,
+            "worse": first.sub([0.1, 0.12, 0.11, 0.1, 0.09]),
+            "better": first.add([0.1, 0.12, np.nan, 0.1, 0.09]),
+            "mixed": first.add([0.1, -0.1, 0.1, -0.1, 0.02]),
+            "few": first.sub([0.1, 0.1, 0.1, np.nan, np.nan]),
+        }
+    )
+    table = compare(ends, np.random.default_rng(0)).set_index("variant")
+    assert list(table["seeds"]) == [5, 4, 5, 3]
+    assert list(table["effect"]) == ["less", "more", "not known", "not known"]
+    assert table.loc["better", "difference"] == pytest.approx(0.1025)
+    assert table.loc["few", ["low", "high"]].isna().all()
+
+
+def test_first_reached():
+    rows = [
+        {"decisions": 1000 * i, "seconds": 60.0 * i, "mean_return": level}
+        for i, level in enumerate([-20, -1, 0, 3, -2], start=1)
+    ]
+    assert first_reached(rows, 0) == (3000, 3.0)
+    assert first_reached(rows, 15) == (np.inf, np.inf)
+
+
+def test_ablations_go_on_and_count_what_is_complete(monkeypatch, tmp_path):
+    calls = []
+
+    def count(name, seed, settings, n_decisions):
+        calls.append((name, seed))
+        return [{"variant": name, "seed": seed}], initialize_model(
+            np.random.default_rng(seed)
+        )
+
+    monkeypatch.setenv("PONG_ABLATIONS", str(tmp_path))
+    monkeypatch.setattr(script, "count_points", count)
+    monkeypatch.setattr(script, "SEEDS", (31, 32))
+    first, second, *others = VARIANTS
+    for job in ((first, 31), (first, 32), (second, 31), (first, 31)):
+        script.record_ablation(*job)
+    assert calls == [(first, 31), (first, 32), (second, 31)]
+    rows, missing = script.complete_ablations()
+    assert rows == [{"variant": first, "seed": s} for s in (31, 32)]
+    assert missing == [second, *others]
+    before = script.parts_folder()
+    monkeypatch.setattr(script, "SETTINGS", SETTINGS | {"gamma": 0.5})
+    assert script.parts_folder() != before  # other settings begin anew
+
+
+def test_recorded_pairs_are_complete_and_of_unused_seeds():
+    table = recorded("ablations")
+    assert set(table["variant"]) <= set(VARIANTS)
+    sizes = table.groupby("variant")["seed"].agg(["nunique", "min", "max"])
+    assert len(set(sizes.itertuples(index=False, name=None))) == 1
+    assert not set(table["seed"]) & {*range(1, 6), *range(21, 31)}
+    assert table.groupby(["variant", "seed"])["decisions"].max().nunique() == 1
+
+
+def test_what_the_page_says_of_the_trials():
+    trials = recorded("trials")
+    table = trials.pivot(index="seed", columns="variant", values="share")
+    table = table[trials["variant"].unique()]  # the baseline first
+    effects = compare(table, np.random.default_rng(0)).set_index("variant")
+    assert set(effects["effect"]) == {"less", "not known"}
+    assert effects.loc["learning between the rollouts", "effect"] == "less"
+    pairs = table.sub(table["as it is"], axis=0)
+    for name in effects.index[effects["seeds"] == 2]:
+        assert (pairs[name].dropna() < 0).all()
+    assert (pairs["learning between the rollouts"] < 0).all()

@@ -1,0 +1,188 @@
+"""The functions of "What it needs", and the results recorded for it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import pong.what_it_needs as needs
+from pong.inside_the_agent import join, make_envs, play_moments, watch
+from pong.keep_a_training_safe import load_model
+from pong.many_games_at_once import find_objects, first_scene
+from pong.set_up import data_file, facts, recorded
+
+GRAYS = {"ball": 236, "opponent": 148, "own paddle": 147}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(data_file("agent.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def frames(model):
+    """Return the first pictures of a game."""
+    envs = make_envs(1)
+    game = play_moments(envs, [11], model)
+    some = join(moment for _, moment in zip(range(600), game))
+    envs[0].close()
+    return some.frames
+
+
+@pytest.fixture(scope="module")
+def game(model):
+    """Return a recorded game, played again: the agent loses two points."""
+    return watch(model, [200_004])[0]
+
+
+@pytest.mark.parametrize("name", [*GRAYS, "ball and opponent", "nothing"])
+def test_erase_takes_an_object_and_nothing_else(frames, name):
+    first, frames = frames[:1], frames[1:]
+    before = frames.copy()
+    erased = needs.erase(frames, name)
+    np.testing.assert_array_equal(frames, before)
+    grays = [gray for key, gray in GRAYS.items() if key in name]
+    mask = np.zeros(frames.shape, bool)  # never outside the court
+    mask[:, 34:194] = np.isin(frames[:, 34:194], grays)
+    np.testing.assert_array_equal(erased, np.where(mask, 87, frames))
+    assert mask.any(axis=(1, 2)).mean() > 0.5 or name == "nothing"
+    hidden = mask[:, 34:194:2, 16:144].reshape(-1, 80, 32, 4).all(axis=3)
+    assert not (find_objects(erased) & hidden).any()
+    # In a game's first picture the own paddle has another gray.
+    own = find_objects(needs.erase(first, name))[..., -1]
+    assert own.any() == (name != "own paddle")
+
+
+def test_forget(frames):
+    scene = first_scene(frames[:4])._replace(
+        previous=find_objects(frames[4:8]), last_actions=np.ones((4, 2), bool)
+    )
+    changes = {
+        "older frame": ("previous", np.zeros((4, 80, 32), bool)),
+        "motion": ("previous", scene.current),
+        "last action": ("last_actions", np.zeros((4, 2), bool)),
+    }
+    for name in needs.ERASED:
+        part, value = changes.get(name, ("current", scene.current))
+        expected = scene._replace(**{part: value})
+        for found, wanted in zip(needs.forget(scene, name), expected):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_measure_refuses_what_it_does_not_know(model):
+    with pytest.raises(ValueError, match="without"):
+        needs.measure(model, [1], "bal")
+
+
+def test_summarize_compares_with_the_first_kind():
+    columns = {
+        "kind": ["b"] * 3 + ["a"] * 3,
+        "return": [1, 3, 8, 0, 2, 7],  # always one less
+        "decisions": [5, 5, 5, 9, 9, 8],
+    }
+    table, rng = pd.DataFrame(columns), np.random.default_rng(0)
+    found = needs.summarize(table, "kind", rng)
+    assert found.index.tolist() == ["b", "a"]
+    assert found["return"]["mean"].tolist() == [4, 3]
+    assert found["return"].loc["b", ["from", "to"]].tolist() == [1, 8]
+    assert found["difference"].loc["a"].tolist() == [-1, -1, -1]
+    found = needs.summarize(table.assign(**{"return": 5}), "kind", rng)
+    assert found["games"].to_numpy().tolist() == [[3, 1], [3, 2]]
+
+
+def memory_of(track):
+    """Return memory with a ball on a track of columns and rows, or None."""
+    memory = np.full((len(track), 128), 100, np.uint8)
+    for row, place in zip(memory, track):
+        row[[49, 54]] = (52, 0) if place is None else np.add(place, (49, 48))
+    return memory
+
+
+def test_arrivals_on_made_up_tracks():
+    turned = [(130, 40), (134, 48), (138, 56), (134, 64), (130, 72)]
+    passed = [(26, 94), (22, 90), (18, 86), (14, 82), (8, 78), None, None]
+    late = [(129, 5), (133, 5), (137, 5), (141, 5), (137, 9), (133, 13)]
+    returned = needs.Arrival(2, "agent", 56, 8, False, True)
+    flat = needs.Arrival(2, "agent", 5, 0, False, True)
+    twice = [(25, 9), (21, 9), (21, 9), (25, 9)]  # before and after the paddle
+    for track, expected in (
+        (turned, [returned]),
+        (passed, [needs.Arrival(1, "opponent", 90, -4, True, True)]),
+        ([*late, None], [flat]),
+        (late[:4], [flat._replace(missed=True)]),  # the end, on its way out
+        (twice, [needs.Arrival(1, "opponent", 9, 0, False, True)]),
+        ([(100, 5), (104, 5), (108, 5), None], []),
+    ):
+        assert needs.arrivals(memory_of(track)) == expected
+    # A serve, which is returned, a stroke, which is missed, and a serve.
+    missed = needs.Arrival(6, "opponent", 90, -4, True, False)
+    found = needs.arrivals(memory_of([*turned, *passed, *turned]))
+    assert found == [returned, missed, returned._replace(t=14)]
+
+
+def test_misses_are_the_points_and_serves_begin_the_rallies(game):
+    found = needs.arrivals(game.ram)
+    for player, sign in (("agent", -1), ("opponent", 1)):
+        missed = [a.t for a in found if a.player == player and a.missed]
+        ends = np.flatnonzero(game.rewards == sign)
+        assert len(missed) == len(ends) > 0
+        # A few decisions later the ball has left the court.
+        assert set(np.subtract(ends, missed)) <= set(range(1, 15))
+    # One serve for each point, to whoever lost the point before.
+    for before, ball in zip(found, found[1:]):
+        assert ball.serve == before.missed
+        assert not ball.serve or ball.player == before.player
+    serves = [a.t for a in found if a.serve]
+    ends = np.flatnonzero(game.rewards)
+    assert np.searchsorted(ends, serves).tolist() == list(range(len(ends)))
+
+
+def test_arrival_map():
+    columns = ["height", "speed", "missed"]
+    rows = [(-2, -8, 1), (19, -6, 0), (20, 0, 1), (163, 2, 1), (100, 7, 1)]
+    rows.append(rows[-1])
+    came, missed = needs.arrival_map(pd.DataFrame(rows, columns=columns))
+    expected = np.zeros((8, 5), int)
+    for place in ((0, 0), (1, 2), (7, 3), (5, 4), (5, 4)):
+        expected[place] += 1
+    np.testing.assert_array_equal(missed, expected)
+    expected[0, 1] = 1
+    np.testing.assert_array_equal(came, expected)
+
+
+def test_recorded_tables_are_complete():
+    kinds = {"erasing": needs.ERASED, "variants": needs.VARIANTS}
+    for name, n_games in (("erasing", 30), ("variants", 20)):
+        table = recorded(name)
+        pairs = table[[table.columns[0], "seed"]].to_numpy().tolist()
+        seeds = range(200_000, 200_000 + n_games)
+        assert pairs == [[kind, s] for kind in kinds[name] for s in seeds]
+    assert facts("variants")["variants"] == needs.VARIANTS
+    points = recorded("points")
+    signs = points["player"].map({"agent": -1, "opponent": 1})
+    returns = (signs * points["missed"]).groupby(points["seed"]).sum()
+    assert len(returns) == facts("points")["games"]
+    whole = recorded("erasing").query("erased == 'nothing'")
+    assert returns[whole["seed"]].tolist() == whole["return"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "seed"),
+    [
+        ("erasing", "ball and opponent", 200_000),
+        ("erasing", "own paddle", 200_001),
+        ("erasing", "motion", 200_002),
+        ("variants", "difficulty 2 (own paddle halved)", 200_000),
+    ],
+)
+def test_recorded_games_can_be_played_again(model, name, kind, seed):
+    """Which also shows that `measure` hides what it should."""
+    rows = recorded(name).set_index(["seed", recorded(name).columns[0]])
+    without = kind if name == "erasing" else "nothing"
+    settings = needs.VARIANTS.get(kind, {})
+    found = needs.measure(model, [seed], without, **settings)
+    assert np.ravel(found).tolist() == rows.loc[(seed, kind)].tolist()
+
+
+def test_recorded_points_are_those_of_the_game(game):
+    rows = recorded("points").query("seed == 200_004").reset_index(drop=True)
+    pd.testing.assert_frame_equal(rows, needs.arrival_rows(200_004, game.ram))
