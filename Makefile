@@ -82,12 +82,16 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 
 # What the pages show as recorded. The programs say what each verb takes.
 .PHONY: record
-record: $(VENV) ## record the results that the pages show anew (hours)
-	@RECORD_COMMANDS
+record: $(VENV) ## record anew what the pages show (a night on two cores)
+	@cd scripts && set -e; for part in "pong_from_pixels reinforce" "ppo_in_numpy rally" \
+	    "train_to_win runs gauges agent finish evaluation games" "what_helped ablations strokes" \
+	    "what_it_needs erasing variants points" "scale_out scale_out" "play traces weights ages"; do \
+	    set -- $$part; program=$$1; shift; ../$(BIN)/python $$program.py "$$@"; done
 
 .PHONY: bench
 bench: $(VENV) $(PEERS) ## compare speed, other agents (MINUTES=10 each), and pages
-	@BENCH_COMMANDS
+	@$(BIN)/python scripts/train_to_win.py speed
+	@MINUTES=$(MINUTES) $(PEERS:installed=bin/python) scripts/what_helped.py comparison
 	@$(MAKE) --no-print-directory lighthouse
 
 # PurgeCSS leaves out the nine tenths of the theme's style rules that no page uses.

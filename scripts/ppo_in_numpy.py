@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pandas as pd
+
 from pong.keep_a_training_safe import load_model
 from pong.many_games_at_once import (
     choose_actions,

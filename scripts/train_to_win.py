@@ -11,6 +11,7 @@ what the first page shows to content/images/; `speed` only prints. `agent` and
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -134,14 +135,11 @@ def gauges():
     KEPT.mkdir(exist_ok=True)
     spawn = get_context("spawn")
     with ProcessPoolExecutor(2, spawn, set_up, ("1.0",)) as pool:
-        tables = [pd.read_csv(path) for path in pool.map(gauges_of, SEEDS)]
-    recording.save_table(
-        "gauges",
-        pd.concat(tables),
-        seeds=SEEDS,
-        games=N_GAMES,
-        settings=SETTINGS,
-    )
+        table = pd.concat(map(pd.read_csv, pool.map(gauges_of, SEEDS)))
+    facts = {"seeds": SEEDS, "games": N_GAMES, "settings": SETTINGS}
+    facts["decisions"] = int(table["decisions"].max())
+    recording.save_table("gauges", table, **facts)
+    shutil.rmtree(KEPT)
 
 
 def save_agent(model, **more):

@@ -5,11 +5,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
+
+from conftest import CONTENT
 from pong import scale_out
 from pong.many_games_at_once import (
     close,
@@ -22,9 +24,7 @@ from pong.many_games_at_once import (
 from pong.ppo_in_numpy import make_rollout, new_agent
 from pong.set_up import facts, recorded
 from pong.train_to_win import SETTINGS, bootstrap_interval, new_run
-from scipy import sparse
 
-CONTENT = Path(__file__).resolve().parent.parent / "content"
 SETTINGS = SETTINGS | {"max_staleness": 0, "n_steps": 32}
 linux_only = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="a cluster on one computer"
@@ -37,14 +37,6 @@ def model():
     return initialize_model(np.random.default_rng(1))
 
 
-def wait_until(condition, seconds):
-    """Return whether a condition has come true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return condition()
-
-
 # Rollouts that travel
 
 
@@ -55,32 +47,28 @@ def test_rollouts_of_players_are_those_of_one_process(model):
         for seed in (7, 11)
     ]
     both = scale_out.side_by_side([scale_out.unpack(p) for p in parts])
-    games = make_games(8, n_groups=2)
-    scenes = [first_scene(p) for p in reset(games, 7)]
 
     class EachItsOwn:
         """Draws for the groups in turn what the players draw."""
 
-        def __init__(self):
-            self.rngs = [np.random.default_rng([s, 0]) for s in (7, 11)]
+        rngs = cycle([np.random.default_rng([seed, 0]) for seed in (7, 11)])
 
         def random(self, shape):
-            self.rngs.reverse()
-            return self.rngs[1].random(shape)
+            return next(self.rngs).random(shape)
 
+    games = make_games(8, n_groups=2)
+    scenes = [first_scene(pictures) for pictures in reset(games, 7)]
     alone, _ = play(games, scenes, iter([model]), EachItsOwn(), 32)
     close(games)
     for name in alone._fields[1:]:
         a, b = getattr(alone, name), getattr(both, name)
         np.testing.assert_array_equal(a, b, err_msg=name)
         assert a.dtype == b.dtype, name
-    for k in (0, 1):
-        a = sparse.vstack([pair[k] for pair in alone.inputs], "csr")
-        np.testing.assert_array_equal(
-            make_rollout(alone, SETTINGS)[0].inputs[k].indices,
-            make_rollout(both, SETTINGS)[0].inputs[k].indices,
-        )
-        assert a.dtype == both.inputs[0][k].dtype
+    rollouts = [make_rollout(past, SETTINGS)[0] for past in (alone, both)]
+    for a, b in zip(*(rollout.inputs for rollout in rollouts)):
+        np.testing.assert_array_equal(a.indices, b.indices)
+        np.testing.assert_array_equal(a.data, b.data)
+        assert a.dtype == b.dtype
     n_bytes = sum(a.nbytes for part in parts for a in part.values())
     assert n_bytes / alone.actions.size <= 100
 
@@ -96,20 +84,16 @@ def test_who_begins_later_plays_other_games(model):
 
 def test_a_resumed_training_goes_on_with_its_version(model, monkeypatch):
     """Its players would otherwise begin with the first games once more."""
-    versions = []
 
     def collect_batch(crew, weights, version, *_):
-        versions.append(version)
-        raise StopIteration
+        raise InterruptedError(version)
 
     monkeypatch.setattr(scale_out, "collect_batch", collect_batch)
     monkeypatch.setattr(scale_out.ray, "put", lambda thing: thing)
-    run = new_run(new_agent(model), 1)
-    later = run._replace(agent=run.agent._replace(n_updates=48), decisions=9)
-    for start in (run, later):
-        with pytest.raises(RuntimeError):
-            next(scale_out.training_on_ray([], start, SETTINGS, 2))
-    assert versions == [0, 3]
+    agent = new_agent(model)._replace(n_updates=48)
+    with pytest.raises(InterruptedError, match="3"):
+        run = new_run(agent, 1)
+        next(scale_out.training_on_ray([], run, SETTINGS, 2))
 
 
 class FakePlayer:
@@ -147,15 +131,16 @@ def test_players_are_ahead_by_as_much_as_the_setting_says(monkeypatch, ahead):
         assert bool(crew.playing) == bool(ahead)
     assert max(under_way) == 3
     if ahead:  # the slow one has been away since the first batch: it is back
-        slow, away = None, slow
-        for reference, player in list(crew.playing.items()):
-            if player is not away:
-                crew.idle.append(crew.playing.pop(reference))
+        monkeypatch.setattr(slow, "answer", ({}, [], 0))
+        slow = None
         _, _, counts = scale_out.collect_batch(crew, None, 6, 3, ahead)
         assert counts == {"used": 3, "stale": 1, "lost": 0}
 
 
-# What the page says of the recorded results
+def test_who_waits_for_a_core_is_told(monkeypatch):
+    monkeypatch.setattr(scale_out.ray, "wait", lambda r, timeout: ([], r))
+    with pytest.raises(TimeoutError, match="a core for each player"):
+        scale_out.next_answer(scale_out.Crew([], {"reference": "player"}, {}))
 
 
 def test_recorded_results_are_as_the_page_says():
@@ -188,16 +173,15 @@ def test_recorded_results_are_as_the_page_says():
 
 def test_free_memory_knows_the_limits_of_a_container(tmp_path):
     assert scale_out.free_memory(tmp_path) == np.inf
-    (tmp_path / "proc").mkdir()
-    info = tmp_path / "proc" / "meminfo"
-    info.write_text("MemTotal: 9 kB\nMemAvailable:    2000000 kB\n")
     groups = tmp_path / "sys" / "fs" / "cgroup"
-    groups.mkdir(parents=True)
-    (groups / "memory.max").write_text("max\n")
+    for folder in (groups, tmp_path / "proc"):
+        folder.mkdir(parents=True)
+    info = "MemTotal: 9 kB\nMemAvailable:    2000000 kB\n"
+    (tmp_path / "proc" / "meminfo").write_text(info)
     (groups / "memory.current").write_text("1000\n")
-    assert scale_out.free_memory(tmp_path) == 2_048_000_000
-    (groups / "memory.max").write_text("1500\n")
-    assert scale_out.free_memory(tmp_path) == 500
+    for limit, free in (("max\n", 2_048_000_000), ("1500\n", 500)):
+        (groups / "memory.max").write_text(limit)
+        assert scale_out.free_memory(tmp_path) == free
     with pytest.raises(MemoryError, match=r"need 1000000.0 GB of free mem"):
         scale_out.ray_running(needed=1e15).__enter__()
 
@@ -236,11 +220,10 @@ def run_ray(**changes):
 
 
 def test_an_address_without_a_cluster_is_said_soon():
-    quick = {"RAY_py_gcs_connect_timeout_s": "1"}
-    begin = time.monotonic()
+    quick = {"RAY_py_gcs_connect_timeout_s": "1"}  # of one attempt
     done = run_ray(RAY_ADDRESS="127.0.0.1:9", **quick)
-    assert "ConnectionError" in done.stderr.splitlines()[-1]
-    assert time.monotonic() - begin < 100  # 20 attempts take 240 s
+    assert "ConnectionError: Failed" in done.stderr.splitlines()[-1]
+    assert done.stderr.count("Failed to get cluster ID") == 1  # else 20
 
 
 @linux_only
@@ -259,22 +242,11 @@ def test_ray_leaves_no_files(tmp_path):
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Start two nodes, connect to them, and check that nothing is left."""
+    """Start two nodes, and connect to them."""
     from ray.cluster_utils import Cluster
 
-    common = {
-        "num_cpus": 1,
-        "object_store_memory": 100_000_000,
-        "include_dashboard": False,
-    }
-
-    def processes():
-        names = ("raylet", "gcs_server", "ray::")
-        children = psutil.Process().children(recursive=True)
-        alive = [p for p in children if p.status() != psutil.STATUS_ZOMBIE]
-        lines = [" ".join(p.cmdline()) for p in alive]
-        return [s for s in lines if any(name in s for name in names)]
-
+    common = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    common["include_dashboard"] = False
     with tempfile.TemporaryDirectory(
         prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
     ) as folder:
@@ -288,7 +260,6 @@ def cluster(monkeypatch):
         with scale_out.ray_running(nodes.address):
             yield nodes
         nodes.shutdown()
-    assert wait_until(lambda: not processes(), 20)
 
 
 @linux_only
@@ -307,10 +278,8 @@ def test_training_outlives_a_player_and_a_node(cluster, model):
             np.testing.assert_array_equal(packed[name], here[0][name], name)
 
     def place(self):
-        import pong
-        import ray
-
-        return pong.__file__, ray.get_runtime_context().get_node_id()
+        node = scale_out.ray.get_runtime_context().get_node_id()
+        return scale_out.__file__, node
 
     places = [p.__ray_call__.remote(place) for p in players]
     files, nodes = zip(*ray.get(places, timeout=200))
@@ -319,10 +288,8 @@ def test_training_outlives_a_player_and_a_node(cluster, model):
 
     # Kill one player, then take its node away.
     second = nodes.index(cluster.second.node_id)
-    run = new_run(new_agent(model), 1)
-    batches = scale_out.training_on_ray(players, run, SETTINGS, 2)
-    rows = []
-    for _, row in batches:
+    run, rows = new_run(new_agent(model), 1), []
+    for _, row in scale_out.training_on_ray(players, run, SETTINGS, 2):
         rows.append(row)
         if len(rows) == 2:
             ray.kill(players[second], no_restart=False)
@@ -330,7 +297,6 @@ def test_training_outlives_a_player_and_a_node(cluster, model):
             cluster.remove_node(cluster.second, allow_graceful=False)
         if len(rows) == 60:
             break
-    batches.close()
     lost = [sum(r["lost"] for r in part) for part in (rows[:30], rows[30:])]
     assert lost[0] == 1  # what the killed player was asked for
     assert lost[1] <= 1
@@ -340,8 +306,9 @@ def test_training_outlives_a_player_and_a_node(cluster, model):
     assert all(abs(row["first_kl"]) < 1e-6 for row in rows)
 
     # What nobody needs any more is gone from the object store.
-    def used():
+    for _ in range(300):
         free = ray.available_resources().get("object_store_memory", 0)
-        return 100_000_000 - free
-
-    assert wait_until(lambda: used() < 20e6, 60)
+        if free > 80e6:
+            break
+        time.sleep(0.2)
+    assert free > 80e6

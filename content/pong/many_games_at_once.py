@@ -36,7 +36,7 @@ def make_games(n_games, n_groups=2):
 def reset(games, seed):
     """Return the first pictures of new games, n × 210 × 160 for each group."""
     if any(group.closed for group in games):
-        raise RuntimeError("closed games: begin with `make_games`")
+        raise RuntimeError("these games are closed: call `make_games`")
     pictures = []
     for group in games:
         frames, _ = group.reset(seed=seed)

@@ -141,7 +141,7 @@ def adam_array(w, m, s, g, scale, rate, tiny):
 
 
 def adam_step(agent, gradient, learning_rate, max_grad_norm):
-    """Return the agent after a step of Adam (Kingma and Ba, 2015, section 2)."""
+    """Return the agent after a step of Adam (Kingma and Ba, 2015, part 2)."""
     norm = np.sqrt(sum(float(np.vdot(g, g)) for g in gradient.values()))
     n = agent.n_updates + 1
     if not np.isfinite(norm):
