@@ -13,39 +13,22 @@ import pytest
 
 from conftest import CONTENT
 from pong import scale_out
-from pong.many_games_at_once import (
-    close,
-    first_scene,
-    initialize_model,
-    make_games,
-    play,
-    reset,
-)
+from pong.many_games_at_once import close, initialize_model
 from pong.ppo_in_numpy import make_rollout, new_agent
 from pong.set_up import facts, recorded
 from pong.train_to_win import SETTINGS, bootstrap_interval, new_run
 
 SETTINGS = SETTINGS | {"max_staleness": 0, "n_steps": 32}
+MODEL = initialize_model(np.random.default_rng(1))
 linux_only = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="a cluster on one computer"
 )
 
 
-@pytest.fixture(scope="module")
-def model():
-    """Return random weights."""
-    return initialize_model(np.random.default_rng(1))
-
-
-# Rollouts that travel
-
-
-def test_rollouts_of_players_are_those_of_one_process(model):
+def test_rollouts_of_players_are_those_of_one_process():
     """Two players of 4 games each, and both groups of 4 in one process."""
-    parts = [
-        scale_out.Player(4, seed, SETTINGS).rollout(model, 0)[0]
-        for seed in (7, 11)
-    ]
+    players = [scale_out.Player(4, seed, SETTINGS) for seed in (7, 11)]
+    parts = [player.rollout(MODEL, 0)[0] for player in players]
     both = scale_out.side_by_side([scale_out.unpack(p) for p in parts])
 
     class EachItsOwn:
@@ -56,9 +39,9 @@ def test_rollouts_of_players_are_those_of_one_process(model):
         def random(self, shape):
             return next(self.rngs).random(shape)
 
-    games = make_games(8, n_groups=2)
-    scenes = [first_scene(pictures) for pictures in reset(games, 7)]
-    alone, _ = play(games, scenes, iter([model]), EachItsOwn(), 32)
+    games = scale_out.make_games(8, n_groups=2)
+    scenes = map(scale_out.first_scene, scale_out.reset(games, 7))
+    alone, _ = scale_out.play(games, scenes, iter([MODEL]), EachItsOwn(), 32)
     close(games)
     for name in alone._fields[1:]:
         a, b = getattr(alone, name), getattr(both, name)
@@ -71,18 +54,12 @@ def test_rollouts_of_players_are_those_of_one_process(model):
         assert a.dtype == b.dtype
     n_bytes = sum(a.nbytes for part in parts for a in part.values())
     assert n_bytes / alone.actions.size <= 100
+    # Whoever begins later plays other games.
+    later, _, _ = scale_out.Player(4, 7, SETTINGS).rollout(MODEL, 1)
+    assert not np.array_equal(later["columns"], parts[0]["columns"])
 
 
-def test_who_begins_later_plays_other_games(model):
-    first, same, later = (
-        scale_out.Player(2, 5, SETTINGS).rollout(model, version)[0]
-        for version in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(first["columns"], same["columns"])
-    assert not np.array_equal(first["columns"], later["columns"])
-
-
-def test_a_resumed_training_goes_on_with_its_version(model, monkeypatch):
+def test_a_resumed_training_goes_on_with_its_version(monkeypatch):
     """Its players would otherwise begin with the first games once more."""
 
     def collect_batch(crew, weights, version, *_):
@@ -90,51 +67,42 @@ def test_a_resumed_training_goes_on_with_its_version(model, monkeypatch):
 
     monkeypatch.setattr(scale_out, "collect_batch", collect_batch)
     monkeypatch.setattr(scale_out.ray, "put", lambda thing: thing)
-    agent = new_agent(model)._replace(n_updates=48)
+    run = new_run(new_agent(MODEL)._replace(n_updates=48), 1)
     with pytest.raises(InterruptedError, match="3"):
-        run = new_run(agent, 1)
         next(scale_out.training_on_ray([], run, SETTINGS, 2))
 
 
-class FakePlayer:
+class FakePlayer(str):
     """Plays a rollout in no time."""
 
-    def __init__(self):
-        self.rollout = self
+    rollout = property(lambda self: self)
 
     def remote(self, weights, version):
-        self.answer = {}, [-1.0], version
-        return object()
+        return self, version  # the reference
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_players_are_ahead_by_as_much_as_the_setting_says(monkeypatch, ahead):
     """Two players are fast, and one is as slow as it can be."""
-    slow, under_way = FakePlayer(), []
+    slow = "a"
 
     def next_answer(crew):
-        under_way.append(len(crew.playing))
-        order = sorted(crew.playing, key=lambda r: crew.playing[r] is slow)
-        player = crew.playing.pop(order[0])
-        crew.idle.append(player)
-        return player.answer
+        reference = min(crew.playing, key=lambda r: r[0] == slow)
+        crew.idle.append(crew.playing.pop(reference))
+        return {}, [-1.0], reference[1]
 
     monkeypatch.setattr(scale_out, "next_answer", next_answer)
-    crew = scale_out.Crew([slow, FakePlayer(), FakePlayer()], {}, {})
+    crew = scale_out.Crew([FakePlayer(name) for name in "abc"], {}, {})
     for version in range(6):
-        fresh, returns, counts = scale_out.collect_batch(
-            crew, None, version, 3, ahead
-        )
-        assert len(fresh) == len(returns) == 3
-        assert counts == {"used": 3, "stale": 0, "lost": 0}
+        batch = scale_out.collect_batch(crew, None, version, 3, ahead)
+        assert len(batch[0]) == len(batch[1]) == 3
+        assert batch[2] == {"used": 3, "stale": 0, "lost": 0}
         # Who waits has nothing under way between the batches.
         assert bool(crew.playing) == bool(ahead)
-    assert max(under_way) == 3
     if ahead:  # the slow one has been away since the first batch: it is back
-        monkeypatch.setattr(slow, "answer", ({}, [], 0))
         slow = None
-        _, _, counts = scale_out.collect_batch(crew, None, 6, 3, ahead)
-        assert counts == {"used": 3, "stale": 1, "lost": 0}
+        batch = scale_out.collect_batch(crew, None, 6, 3, ahead)
+        assert batch[2] == {"used": 3, "stale": 1, "lost": 0}
 
 
 def test_who_waits_for_a_core_is_told(monkeypatch):
@@ -166,9 +134,6 @@ def test_recorded_results_are_as_the_page_says():
     speed = table["decisions_per_second"]
     assert 0.05 < speed[ahead] / speed[waiting] - 1 < 0.15  # about a tenth
     assert 1.4 < speed[waiting] / speed["one game per task"] < 3
-
-
-# Starting Ray, where something is in the way
 
 
 def test_free_memory_knows_the_limits_of_a_container(tmp_path):
@@ -210,13 +175,9 @@ def run_ray(**changes):
         "import os; from pong.scale_out import ray_running\n"
         "with ray_running(os.environ.get('RAY_ADDRESS')): print('up')\n"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=CONTENT,
-        env=os.environ | changes,
-        capture_output=True,
-        text=True,
-    )
+    how = {"cwd": CONTENT, "capture_output": True, "text": True}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=os.environ | changes, **how)
 
 
 def test_an_address_without_a_cluster_is_said_soon():
@@ -229,20 +190,16 @@ def test_an_address_without_a_cluster_is_said_soon():
 @linux_only
 def test_ray_leaves_no_files(tmp_path):
     """Also at home, which cannot be written."""
-    home = tmp_path / "home"
-    home.write_text("a file: nobody can write into it")
+    (tmp_path / "home").write_text("a file: nobody can write into it")
     before = set(Path("/tmp").glob("ray-pong-*"))
-    done = run_ray(HOME=str(home))
+    done = run_ray(HOME=str(tmp_path / "home"))
     assert done.stdout == "up\n", done.stderr
     assert set(Path("/tmp").glob("ray-pong-*")) <= before
 
 
-# Ray itself, on two nodes of this computer
-
-
 @pytest.fixture
 def cluster(monkeypatch):
-    """Start two nodes, and connect to them."""
+    """Start two nodes of Ray on this computer, and connect to them."""
     from ray.cluster_utils import Cluster
 
     common = {"num_cpus": 1, "object_store_memory": 100_000_000}
@@ -263,16 +220,16 @@ def cluster(monkeypatch):
 
 
 @linux_only
-def test_training_outlives_a_player_and_a_node(cluster, model):
+def test_training_outlives_a_player_and_a_node(cluster):
     """The rollouts are right, and at most one is lost each time."""
     ray = scale_out.ray
     players = scale_out.start_players(2, 8, 5, SETTINGS)
 
     # The same rollouts as in this process, and the package has traveled.
-    weights = ray.put(model)
+    weights = ray.put(MODEL)
     answers = [p.rollout.remote(weights, 0) for p in players]
     for seed, (packed, *rest) in zip((5, 9), ray.get(answers, timeout=200)):
-        here = scale_out.Player(4, seed, SETTINGS).rollout(model, 0)
+        here = scale_out.Player(4, seed, SETTINGS).rollout(MODEL, 0)
         assert here[1:] == tuple(rest)
         for name in packed:
             np.testing.assert_array_equal(packed[name], here[0][name], name)
@@ -288,7 +245,7 @@ def test_training_outlives_a_player_and_a_node(cluster, model):
 
     # Kill one player, then take its node away.
     second = nodes.index(cluster.second.node_id)
-    run, rows = new_run(new_agent(model), 1), []
+    run, rows = new_run(new_agent(MODEL), 1), []
     for _, row in scale_out.training_on_ray(players, run, SETTINGS, 2):
         rows.append(row)
         if len(rows) == 2:

@@ -77,7 +77,8 @@ def test_functions_read_no_variable_of_the_notebook(source):
     def kept(node):
         if isinstance(node, ast.Assign):  # constants are in capitals
             target = node.targets[0]
-            return isinstance(target, ast.Name) and target.id.isupper()
+            name = getattr(target, "id", "")
+            return name.isupper() and len(name) > 1
         return isinstance(node, kinds)
 
     nodes = [
@@ -124,12 +125,12 @@ def test_cells_are_short(source):
     for cell in code_cells(source):
         if {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])):
             continue  # diagrams, solutions
-        code = [s for s in cell.source.splitlines() if s.strip()]
-        code = [s for s in code if not s.lstrip().startswith("#")]
+        lines = cell.source.splitlines()
         for node in ast.walk(ast.parse(cell.source)):
             if isinstance(node, DEFINITIONS) and ast.get_docstring(node):
-                doc = node.body[0]
-                del code[: doc.end_lineno - doc.lineno + 1]
+                head = slice(node.lineno - 1, node.body[0].end_lineno)
+                lines[head] = [""] * len(lines[head])  # and the signature
+        code = [s for s in lines if s.strip() and s.strip()[0] != "#"]
         assert len(code) <= 25, cell.source
 
 
@@ -159,7 +160,7 @@ def test_pages_are_short():
     }
     assert max(lengths.values()) <= 900, lengths
     del lengths["play.md"]  # an extra: no other chapter builds on it
-    assert sum(lengths.values()) <= 6_800, lengths
+    assert sum(lengths.values()) <= 6_900, lengths
 
 
 def test_glossary_has_the_terms_that_the_chapters_use():

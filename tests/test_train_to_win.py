@@ -19,9 +19,8 @@ from pong.many_games_at_once import (
     make_games,
 )
 from pong.ppo_in_numpy import make_rollout, minibatches, new_agent, update
-from pong.set_up import data_file, facts, recorded, set_up
+from pong.set_up import data_file, facts, recorded
 
-set_up("1.0")
 TINY = ttw.SETTINGS | {"decisions": 192, "n_steps": 16}
 TINY |= {"epochs": 2, "n_minibatches": 2}
 

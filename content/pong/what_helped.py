@@ -63,18 +63,16 @@ def variant_training(
     play_rng, learn_rng = (np.random.default_rng([seed, k]) for k in (0, 1))
     n_steps, batches, now = settings["n_steps"], [], {}
     every = n_steps // (settings["epochs"] * settings["n_minibatches"])
-    games = make_games(N_GAMES, n_groups=1)
-    scene = first_scene(reset(games, seed)[0])
+    scene = first_scene(reset(games := make_games(N_GAMES, 1), seed)[0])
     try:
         for done in range(0, settings["decisions"], n_steps * N_GAMES):
             agents = ages(agent, batches, now)
-            if learn_first:
-                agents = iter([*agents][-1:])
+            agents = iter([*agents][-1:]) if learn_first else agents
             experience, scene, agent = play_variant(
                 games[0], scene, agents, play_rng, n_steps, every, encode
             )
-            rollout, _ = make_rollout(experience, settings)
             now = anneal(settings, 1 - done / settings["decisions"])
+            rollout = make_rollout(experience, settings)[0]
             batches = minibatches(rollout, settings, learn_rng)
             yield agent, experience
     finally:
