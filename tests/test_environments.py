@@ -147,7 +147,7 @@ def read_only(folder):
         return []
     script = (
         f"mount --bind {folder} {folder} && "
-        f'mount -o remount,bind,ro {folder} && exec "$@"'
+        f'mount -o remount,bind,ro {folder} && cd {folder} && exec "$@"'
     )
     prefix = ["unshare", "--mount", "sh", "-c", script, "sh"]
     if subprocess.run([*prefix, "true"]).returncode:
