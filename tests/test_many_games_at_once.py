@@ -139,7 +139,7 @@ def test_play_records_what_belongs_together():
     rewards, game_over = rng.integers(1, 9, (T, 4)), np.zeros((T, 4), bool)
     game_over[1, 0] = game_over[2, 3] = True
     ignored = np.roll(game_over, 1, axis=0)
-    models = [many.initialize_model(rng, 7, stay_bias=0) for _ in range(3)]
+    models = [many.initialize_model(rng, 7, stay_bias=0) for _ in range(4)]
     script = (frames[1:], rewards, game_over)
     games = [ScriptedGames(*(x[:, half] for x in script)) for half in halves]
     scenes = [many.first_scene(frames[0, half]) for half in halves]
@@ -155,10 +155,11 @@ def test_play_records_what_belongs_together():
     assert_array_equal(past.rewards, np.where(ignored, 0, rewards))
     assert len(past.inputs) == 2 * T
     for k, (half, scene) in enumerate(zip(halves, scenes)):
-        # The weights change after half of the decisions and after the last.
+        # New weights after two decisions; the last ones judge the last scene.
         for t in range(T + 1):
             inputs = many.encode(scene)
-            logits, values, _ = many.forward(inputs, models[t // 2])
+            now = models[t // 2 if t < T else -1]
+            logits, values, _ = many.forward(inputs, now)
             assert_allclose(past.values[t, half], values, rtol=1e-5)
             if t == T:
                 break
