@@ -398,7 +398,9 @@ def test_copy_button_copies_the_code(visit, site):
 
 def test_solutions_unfold(visit):
     tab = visit("pong-from-pixels")
-    solutions = tab.locator("article details.hide.above-input, article details.hide")
+    solutions = tab.locator(
+        "article details.hide.above-input, article details.hide"
+    )
     assert solutions.count() >= 3
     solution = solutions.last
     code = solution.locator(".cell_input, pre").first

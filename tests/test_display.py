@@ -31,7 +31,7 @@ print("Xvfb", screen.pid, flush=True)
 """
 READ_ONLY_TMP = (
     "mount --bind /tmp /tmp && mount -o remount,bind,ro /tmp && "
-    '! touch /tmp/written 2>/dev/null && exec "$@"'
+    '! touch /tmp 2>/dev/null && exec "$@"'
 )
 
 

@@ -62,11 +62,13 @@ def put_beside(app, docname, html):
         link = soup.new_tag("a", href=video["src"])
         link.string = video["aria-label"]
         video.append(link)  # for browsers that play no video
-        if video.find_parent("figure") is None:
-            caption = soup.new_tag("figcaption")
-            caption.string = f"{video['aria-label']}."
+        figure = video.find_parent("figure")
+        if figure is None:
             figure = video.wrap(soup.new_tag("figure"))
             figure["class"] = "recording"
+        if figure.figcaption is None:
+            caption = soup.new_tag("figcaption")
+            caption.string = f"{video['aria-label']}."
             figure.append(caption)
     return str(soup)
 
