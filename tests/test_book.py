@@ -123,8 +123,8 @@ def test_something_happens_after_every_few_cells(executed):
         nodes = ast.parse(cell.source).body
         kinds = (ast.FunctionDef, ast.ClassDef)
         definitions += sum(isinstance(node, kinds) for node in nodes)
-        assert lines <= 90, cell.source
-        assert definitions <= 4, cell.source
+        assert lines <= 80, cell.source
+        assert definitions <= 3, cell.source
         if cell.outputs:
             lines = definitions = 0
 

@@ -165,7 +165,7 @@ def test_page_opens_cleanly_and_fits(visit, page, width, scheme):
 
 
 def test_formulas_come_when_they_are_near(visit):
-    tab = visit("train-to-win", 360)
+    tab = visit("ppo-in-numpy", 360)
     assert not tab.locator("mjx-container").count()
     tab.locator("article .math").first.scroll_into_view_if_needed()
     assert typeset(tab) > 20

@@ -26,17 +26,22 @@ def describe(app, pagename, templatename, context, doctree):
 def mend(app, pagename, templatename, context, doctree):
     """Change a page that is complete but for its frame."""
     body = context.get("body", "")
-    scripts = [
-        script
-        for script in context["script_files"]
-        if "mathjax" not in str(script.filename)
-    ]
-    if templatename != "search.html":  # it calls its scripts at once
-        for script in scripts:
+    scripts = []
+    for script in context["script_files"]:
+        wait = {}
+        if "mathjax" in str(script.filename):
+            continue
+        if templatename != "search.html":  # it calls its scripts at once
             if script.filename:
-                script.attributes["defer"] = "defer"
+                wait = {"defer": "defer"}
             elif "DOCUMENTATION_OPTIONS" in script.attributes.get("body", ""):
-                script.attributes["type"] = "module"  # it waits, too
+                wait = {"type": "module"}  # such a script waits, too
+        attributes = {**script.attributes, **wait}  # all pages share a script
+        scripts.append(
+            type(script)(
+                script.filename, priority=script.priority, **attributes
+            )
+        )
     context["script_files"] = scripts
     sources = {name: path for path, name in app.builder.images.items()}
 
