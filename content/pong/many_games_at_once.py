@@ -95,6 +95,7 @@ def mirror_order():
     pictures = np.arange(2 * 80 * 32).reshape(2, 80, 32)[:, ::-1].ravel()
     # Up and down change places; the constant 1 stays.
     order = np.concatenate([pictures, len(pictures) + np.array([1, 0, 2])])
+    order = order.astype(np.int32)
     order.flags.writeable = False  # everybody gets the same array
     return order
 
@@ -107,8 +108,10 @@ def encode(scene):
     n = len(scene.current)
     pictures = (scene.previous.reshape(n, -1), scene.current.reshape(n, -1))
     dense = np.hstack([*pictures, scene.last_actions, np.ones((n, 1), bool)])
-    columns = np.flatnonzero(dense) % dense.shape[1]
-    starts = np.concatenate([[0], np.cumsum(dense.sum(axis=1))])
+    numbers = np.flatnonzero(dense).astype(np.int32)  # counted row after row
+    ends_of_rows = dense.shape[1] * np.arange(n + 1)
+    starts = np.searchsorted(numbers, ends_of_rows).astype(np.int32)
+    columns = numbers % dense.shape[1]
     ones = np.ones(len(columns), np.float32)
     return tuple(
         sparse.csr_matrix((ones, numbered, starts), shape=dense.shape)

@@ -102,10 +102,8 @@ def backward(inputs, hidden, logit_gradients, value_gradients, model):
     outputs = np.column_stack([logit_gradients, value_gradients])
     outputs = np.concatenate([outputs, outputs[:, [1, 0, 2, 3]]])
     hidden_gradients = (outputs @ model["W2"].T) * (hidden > 0)
-    # Stored by rows, the transposed matrix multiplies faster.
-    columns = sparse.vstack(inputs, "csr").T.tocsr()
     return {
-        "W1": columns @ hidden_gradients,
+        "W1": sparse.vstack(inputs, "csr").T @ hidden_gradients,
         "W2": hidden.T @ outputs,
         "b2": outputs.sum(axis=0),
     }
