@@ -40,6 +40,7 @@ from pong.many_games_at_once import (
     initialize_model,
     make_games,
     random_play_speed,
+    reset,
 )
 from pong.ppo_in_numpy import new_agent
 from pong.set_up import facts, set_up
@@ -234,7 +235,8 @@ def speed():
     ratios = []
     for seed in range(5):
         games = make_games(N_GAMES)
-        alone = random_play_speed(games, 400, seed)
+        reset(games, seed)
+        alone = random_play_speed(games, 400)
         start = new_run(new_agent(random_model(seed)), seed)
         _, history = train(games, start, seed, SETTINGS, max_seconds=20)
         close(games)

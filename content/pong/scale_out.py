@@ -17,6 +17,8 @@ if os.environ.get("RAY_ADDRESS"):
 else:
     # No cluster: Ray listens at 127.0.0.1, where no other computer can call.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+# Ray would let players wait for whatever else the computer does.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray would like to draw widgets. This book has none.
 warnings.filterwarnings("ignore", message="IProgress not found")
 logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)

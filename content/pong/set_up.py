@@ -51,7 +51,7 @@ def training_seconds():
     """Return how long to train, in seconds: infinite on the full budget."""
     budget = os.environ.get("PONG_BUDGET", "full")
     try:
-        seconds = float({"full": "inf", "quick": "60"}.get(budget, budget))
+        seconds = float({"full": "inf", "quick": "45"}.get(budget, budget))
     except ValueError:
         seconds = -1.0
     if not seconds > 0:

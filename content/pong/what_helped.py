@@ -56,6 +56,7 @@ def variant_training(
     make_rollout=make_rollout,
     stay_bias=-1.0,
     learn_first=False,  # all steps before the next rollout, not during it
+    n_games=N_GAMES,
 ):
     """Yield the agent and its experience after each rollout."""
     rng = np.random.default_rng(seed)
@@ -63,9 +64,9 @@ def variant_training(
     play_rng, learn_rng = (np.random.default_rng([seed, k]) for k in (0, 1))
     n_steps, batches, now = settings["n_steps"], [], {}
     every = n_steps // (settings["epochs"] * settings["n_minibatches"])
-    scene = first_scene(reset(games := make_games(N_GAMES, 1), seed)[0])
+    scene = first_scene(reset(games := make_games(n_games, 1), seed)[0])
     try:
-        for done in range(0, settings["decisions"], n_steps * N_GAMES):
+        for done in range(0, settings["decisions"], n_steps * n_games):
             agents = ages(agent, batches, now)
             agents = iter([*agents][-1:]) if learn_first else agents
             experience, scene, agent = play_variant(
@@ -127,11 +128,15 @@ VARIANTS = {  # name: changed settings, changed arguments
 }
 
 
-def count_points(name, seed, settings, n_decisions, every=50_000):
+def count_points(
+    name, seed, settings, n_decisions, every=50_000, n_games=N_GAMES
+):
     """Return rows with the points of a variant's training, and the weights."""
     changed, functions = VARIANTS[name]
     rows, done, won, lost = [], 0, 0, 0
-    run = variant_training(seed, settings | changed, **functions)
+    run = variant_training(
+        seed, settings | changed, **functions, n_games=n_games
+    )
     for agent, experience in run:
         model = agent.model
         done += experience.actions.size
@@ -170,11 +175,3 @@ def compare(ends, rng):
         rows.append((name, len(pairs), own, mean, low, high, effect))
     names = "variant seeds mean difference low high effect"
     return pd.DataFrame(rows, columns=names.split())
-
-
-def first_reached(rows, level):
-    """Return after how many decisions and minutes a run reached a level."""
-    for row in rows:
-        if row["mean_return"] >= level:
-            return row["decisions"], row["seconds"] / 60
-    return np.inf, np.inf
