@@ -59,8 +59,8 @@ book: $(VENV) ## execute the notebooks and build the HTML pages
 	@echo "  $(BIN)/python -m http.server --directory $(HTML) 8000"
 	@echo "and open http://localhost:8000"
 
-# The book is executed on the quick budget. For nbval, which then runs the .ipynb beside its
-# pages and compares outputs that do not depend on it, some seconds of training are enough.
+# The book is executed on the quick budget. Where notebooks run in other places, some
+# seconds of training are enough.
 .PHONY: test
 test: export PONG_BUDGET = 5
 test: $(VENV) system-packages ## run every check

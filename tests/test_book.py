@@ -6,6 +6,7 @@ import re
 from urllib.parse import unquote, urlsplit
 
 import jupytext
+import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -111,6 +112,25 @@ def test_every_code_cell_has_its_output(executed):
             cell.source
         )
         assert bool(html.select_one(".cell_input")), cell.source
+
+
+def said(cell):
+    """Return the text that a cell has printed and returned."""
+    texts = (
+        o.get("text", o.get("data", {}).get("text/plain"))
+        for o in cell.outputs
+    )
+    return "".join(filter(None, texts))
+
+
+def test_outputs_are_those_of_the_notebook(executed):
+    """Where they depend neither on the computer nor on the budget."""
+    name, _, cells = executed
+    notebook = nbformat.read(CONTENT / f"{name}.ipynb", 4)
+    copies = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell, copy in zip(cells, copies, strict=True):
+        if "nbval-check-output" in cell.metadata.get("tags", []):
+            assert said(cell) == said(copy) != "", cell.source
 
 
 def test_something_happens_after_every_few_cells(executed):
