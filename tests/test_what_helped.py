@@ -222,3 +222,18 @@ def test_what_the_page_says_of_the_trials():
     for name in effects.index[effects["seeds"] == 2]:
         assert (pairs[name].dropna() < 0).all()
     assert (pairs["learning between the rollouts"] < 0).all()
+
+
+def test_what_the_page_says_of_strokes():
+    strokes = recorded("strokes").query("not serve")
+    assert strokes["seed"].nunique() == len(script.SEEDS)
+    steep = strokes["speed"] >= 7
+    sent = strokes["player"] == "opponent"
+    assert strokes.loc[sent & ~steep, "missed"].sum() == 0
+    returns = strokes.groupby("seed")["mean_return"].first()
+    share = strokes[sent & steep].groupby("seed")["balls"].sum()
+    share /= strokes[sent].groupby("seed")["balls"].sum()
+    came = strokes[~sent & steep].groupby("seed")[["balls", "missed"]].sum()
+    missed = came["missed"] / came["balls"]
+    assert share.corr(returns, "spearman") > 0.65
+    assert missed.corr(returns, "spearman") < -0.65
