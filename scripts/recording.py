@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -26,8 +27,9 @@ def processor():
     return names[0].partition(": ")[2].split("@")[0].strip()
 
 
+@cache
 def made_with():
-    """Return the machine, the versions, the date, and the commit."""
+    """Return the machine, the versions, the date, and the commit, at the start."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=ROOT,
@@ -69,5 +71,7 @@ def main(commands):
     """Run the functions that the command line names, one after the other."""
     parser = argparse.ArgumentParser()
     parser.add_argument("command", nargs="+", choices=commands)
-    for name in parser.parse_args().command:
+    names = parser.parse_args().command
+    made_with()  # before what is written changes what is committed
+    for name in names:
         commands[name]()
