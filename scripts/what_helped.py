@@ -108,7 +108,9 @@ def complete_ablations():
 
 def ablations():
     """Record the trainings of all variants with their seeds."""
-    jobs = [(variant, seed) for variant in VARIANTS for seed in seeds_of(variant)]
+    jobs = [
+        (variant, seed) for variant in VARIANTS for seed in seeds_of(variant)
+    ]
     context = get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
         for done in pool.map(record_ablation, *zip(*jobs)):
