@@ -1,8 +1,8 @@
 """Sphinx extension: pages come sooner, and screen readers understand them.
 
-Scripts wait until the page is there; book.js loads MathJax when a formula
-comes near, and layout.html leaves out the second copy of the icons. Pictures
-say how much room they need and wait until the reader is near.
+Pictures say how much room they need and wait until the reader is near. The rest
+is in layout.html (scripts wait until the page is there), book.js (formulas and
+icons come later), and book.css.
 """
 
 import re
@@ -24,25 +24,8 @@ def describe(app, pagename, templatename, context, doctree):
 
 
 def mend(app, pagename, templatename, context, doctree):
-    """Change a page that is complete but for its frame."""
+    """Change the text of a page, which is complete but for its frame."""
     body = context.get("body", "")
-    scripts = []
-    for script in context["script_files"]:
-        wait = {}
-        if "mathjax" in str(script.filename):
-            continue
-        if templatename != "search.html":  # it calls its scripts at once
-            if script.filename:
-                wait = {"defer": "defer"}
-            elif "DOCUMENTATION_OPTIONS" in script.attributes.get("body", ""):
-                wait = {"type": "module"}  # such a script waits, too
-        attributes = {**script.attributes, **wait}  # all pages share a script
-        scripts.append(
-            type(script)(
-                script.filename, priority=script.priority, **attributes
-            )
-        )
-    context["script_files"] = scripts
     sources = {name: path for path, name in app.builder.images.items()}
 
     def measured(match):

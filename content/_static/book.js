@@ -36,6 +36,12 @@
   }
 }
 
+// The fonts of the icons weigh more than a page: they come once its text is there.
+new PerformanceObserver(() => (document.documentElement.dataset.icons = "")).observe({
+  type: "paint",
+  buffered: true,
+});
+
 // Old addresses: a section that is not here any more may have gone elsewhere.
 {
   const missing = decodeURIComponent(location.hash.slice(1));
