@@ -111,7 +111,7 @@ notebooks: $(VENV) ## write the package's modules and the .ipynb files from the 
 	@$(BIN)/python scripts/export.py
 	@set -e; cd content; for source in $(notdir $(NOTEBOOKS)); do \
 	    echo "$$source"; new="$${source%.md}.new.ipynb"; \
-	    ../$(BIN)/jupytext --quiet --to ipynb --output "$$new" --execute "$$source"; \
+	    ../$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --output "$$new" --execute "$$source"; \
 	    ../$(BIN)/nbstripout --keep-count --extra-keys metadata.language_info.version "$$new"; \
 	    mv "$$new" "$${source%.md}.ipynb"; \
 	done
@@ -122,7 +122,7 @@ notebooks: $(VENV) ## write the package's modules and the .ipynb files from the 
 format: $(VENV) ## format the code in notebooks, scripts, and tests
 	@$(BIN)/ruff format tests scripts
 	@$(BIN)/ruff check --fix --quiet tests scripts
-	@cd content && PATH="$(CURDIR)/$(BIN):$$PATH" jupytext --quiet --pipe "ruff format -" $(notdir $(NOTEBOOKS))
+	@cd content && PATH="$(CURDIR)/$(BIN):$$PATH" jupytext --quiet --pipe-fmt py:percent --pipe "ruff format -" $(notdir $(NOTEBOOKS))
 	@$(BIN)/python scripts/export.py
 
 .PHONY: picture

@@ -113,7 +113,7 @@ def test_without_the_package_one_line_says_what_to_do(tmp_path, config):
     assert done.returncode == 1
     url = config["repository"]["url"]
     assert done.stdout.splitlines()[-1] == (
-        f"ImportError: Missing package: pip install git+{url}"
+        f"ImportError: Missing package: (uv) pip install git+{url}"
     )
 
 

@@ -23,6 +23,13 @@ def describe(app, pagename, templatename, context, doctree):
             context["meta"] = {**(context["meta"] or {}), **about}
 
 
+def launch(app, pagename, templatename, context, doctree):
+    """The theme's launch buttons look for a kernel, which jupytext leaves out."""
+    page = app.env.metadata.get(pagename, {})
+    if "jupytext" in page:
+        page.setdefault("kernelspec", {})
+
+
 def mend(app, pagename, templatename, context, doctree):
     """Change the text of a page, which is complete but for its frame."""
     body = context.get("body", "")
@@ -48,5 +55,6 @@ def mend(app, pagename, templatename, context, doctree):
 def setup(app):
     """Before sphinxext-opengraph, and after all others have added their files."""
     app.connect("html-page-context", describe, priority=100)
+    app.connect("html-page-context", launch, priority=100)
     app.connect("html-page-context", mend, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

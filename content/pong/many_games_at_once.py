@@ -12,12 +12,12 @@ from scipy import sparse
 
 def make_games(n_games, n_groups=2):
     """Return groups of games of Pong, each played by a thread of its own."""
-    if n_games % n_groups:
-        raise ValueError(f"n_games: expected a multiple of {n_groups}")
+    if n_games < 1 or n_games % n_groups:
+        raise ValueError(f"n_games: expected {n_groups} or a multiple of it")
     return [
         AtariVectorEnv(
             "pong",
-            num_envs=n_games // n_groups,
+            num_envs=int(n_games // n_groups),
             num_threads=1,
             img_height=210,
             img_width=160,
@@ -37,9 +37,11 @@ def reset(games, seed):
     """Return the first pictures of new games, n × 210 × 160 for each group."""
     if any(group.closed for group in games):
         raise RuntimeError("these games are closed: call `make_games`")
+    if not 0 <= seed == int(seed) < 2e9:  # with -1, no game repeats
+        raise ValueError("seed: expected a whole number from 0 to 2e9")
     pictures = []
     for group in games:
-        frames, _ = group.reset(seed=seed)
+        frames, _ = group.reset(seed=int(seed))
         pictures.append(frames[:, 0])  # one picture, not a stack of them
         seed += group.num_envs
     return pictures

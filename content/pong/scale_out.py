@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import shutil
 import tempfile
 import time
 import warnings
@@ -25,7 +26,6 @@ logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
 
 
 import numpy as np
-import ray
 from scipy import sparse
 
 import pong
@@ -46,6 +46,11 @@ from pong.train_to_win import (
     finish_games,
     generator,
 )
+
+try:
+    import ray
+except ImportError:
+    raise ImportError("Missing on this page: (uv) pip install ray") from None
 
 
 def pack(experience):
@@ -126,6 +131,17 @@ def start_ray(folder, n_cpus, store_bytes, n_attempts=3, **options):
                 raise
 
 
+def remove_leftovers(parent):
+    """Remove the folders of processes that are gone."""
+    for folder in Path(parent).glob("ray-pong-*"):
+        try:
+            os.kill(int(folder.name.split("-")[2]), 0)  # sends nothing
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (PermissionError, ValueError):
+            pass  # somebody else's, and alive; or not of this page
+
+
 @contextmanager
 def ray_running(address=None, n_cpus=3, store_bytes=150e6, needed=1.0e9):
     """Start Ray here, or connect to the cluster at an address, for a while."""
@@ -140,9 +156,12 @@ def ray_running(address=None, n_cpus=3, store_bytes=150e6, needed=1.0e9):
             "Close other notebooks, or run this one on a larger computer."
         )
     # The paths of Ray's sockets may have at most 100 characters.
-    parent = "/tmp" if os.path.isdir("/tmp") else None
+    parent = "/tmp" if os.name == "posix" else None
+    if parent:
+        remove_leftovers(parent)
+    prefix = f"ray-pong-{os.getpid()}-"
     with tempfile.TemporaryDirectory(
-        prefix="ray-pong-", dir=parent, ignore_cleanup_errors=True
+        prefix=prefix, dir=parent, ignore_cleanup_errors=True
     ) as folder:
         try:
             if address:

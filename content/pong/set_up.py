@@ -1,12 +1,15 @@
 # Written by `make notebooks` from content/set-up.md: edit that.
 
 import json
+import logging
 import os
+import sys
 import tempfile
 import warnings
 from importlib import resources
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 import ale_py
 import gymnasium as gym
@@ -31,6 +34,8 @@ def set_up(version):
     shell = get_ipython()
     if hasattr(shell, "kernel"):  # whatever MPLBACKEND says
         shell.run_line_magic("matplotlib", "inline")
+    elif hasattr(sys.stdout, "reconfigure"):  # "?" for what a terminal lacks
+        sys.stdout.reconfigure(errors="replace")
     plt.style.use("tableau-colorblind10")
     plt.rcParams["figure.figsize"] = (5.5, 3)
     plt.rcParams["figure.dpi"] = 150

@@ -189,6 +189,9 @@ def train(
     is stopped. save(run, history) is called after each rollout.
     """
 
+    if not max_seconds > 0 < settings["decisions"]:
+        raise ValueError("max_seconds, decisions: expected more than 0")
+
     def share(run, seconds):
         done = run.decisions / settings["decisions"]
         return min(1.0, max(done, seconds / max_seconds))
@@ -235,6 +238,8 @@ def play_games(envs, seeds, model, rng=None):
 
 def evaluate(model, n_games, rng=None, first_seed=100_000):
     """Return returns and lengths of standard games; without rng, greedy."""
+    if n_games < 1:
+        raise ValueError("n_games: expected at least 1")
     results = []
     for start in range(0, n_games, 20):  # 20 emulators at a time
         numbers = range(start, min(start + 20, n_games))
