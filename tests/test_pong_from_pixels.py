@@ -1,72 +1,39 @@
 """The first chapter's functions: what it sees, its gradient, returns, training."""
 
 import itertools
-import os
 
 import numpy as np
 import pytest
 
-from conftest import check_video
 from pong import pong_from_pixels as chapter
-
-
-def random_frame(rng):
-    """Return a frame as the emulator gives it: background, and a few objects."""
-    frame = np.full((210, 160, 3), 144, dtype=np.uint8)
-    frame[..., 0] = rng.choice([144, 109, 92, 213, 236], size=(210, 160))
-    return frame
 
 
 class ShortPong:
     """Two rallies, whose rewards do not depend on the actions: even, then lost."""
 
     def __init__(self):
-        self.actions, self.resets = [], []
+        self.actions, self.resets, self.frames = [], [], []
+
+    def show(self):
+        """Return a frame as the emulator gives it: background, and objects."""
+        frame = np.full((210, 160, 3), 144, dtype=np.uint8)
+        frame[..., 0] = self.rng.choice([144, 109, 92, 213, 236], (210, 160))
+        frame.flags.writeable = False
+        self.frames.append(frame)
+        return frame
 
     def reset(self, seed=None):
         self.resets.append(seed)
         self.rewards = (0, 0, -1, 0, 1 if len(self.resets) % 2 else -1)
         self.rng, self.t = np.random.default_rng(len(self.resets)), 0
-        return random_frame(self.rng), {}
+        return self.show(), {}
 
     def step(self, action):
         self.actions.append(action)
         reward = self.rewards[self.t]
         self.t += 1
         over = self.t == len(self.rewards)
-        return random_frame(self.rng), reward, False, over, {}
-
-
-def test_preprocessing_marks_all_but_background_and_leaves_the_frame():
-    frame = random_frame(np.random.default_rng(1))
-    before = frame.copy()
-    picture = chapter.frame_preprocessing(frame)
-    assert picture.dtype == np.float64
-    expected = ~np.isin(frame[35:195, :, 0][::2, ::2], (109, 144))
-    np.testing.assert_array_equal(picture, expected)
-    picture[:] = 7
-    np.testing.assert_array_equal(frame, before)
-
-
-def test_preprocessing_keeps_paddles_and_ball_of_a_game():
-    with chapter.make_pong() as env:
-        frame, _ = env.reset(seed=3)
-        for _ in range(60):
-            picture = chapter.frame_preprocessing(frame)
-            assert set(np.unique(picture)) == {0.0, 1.0}
-            assert 1 <= picture[:, 70].sum() <= 9  # the agent's paddle
-            assert picture.sum() < 100
-            frame, *_ = env.step(2)
-
-
-def test_input_is_the_difference():
-    rng = np.random.default_rng(2)
-    previous, current = rng.integers(0, 2, (2, 80, 80)).astype(float)
-    change = chapter.update_input(current, previous)
-    np.testing.assert_array_equal(change, (current - previous).reshape(6400))
-    np.testing.assert_array_equal(
-        chapter.update_input(current), np.zeros(6400)
-    )
+        return self.show(), reward, False, over, {}
 
 
 def test_weights_are_1280200_of_the_right_size():
@@ -82,19 +49,6 @@ def test_sigmoid_of_small_and_huge_numbers():
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         extremes = chapter.sigmoid(np.array([-1e4, -800.0, 0.0, 800.0, 1e4]))
     np.testing.assert_allclose(extremes, [0, 0, 0.5, 1, 1], atol=1e-300)
-
-
-def test_forward_pass_by_hand_for_one_input_and_for_a_stack():
-    rng = np.random.default_rng(4)
-    model = chapter.initialize_policy(50, 7, rng)
-    batch = rng.standard_normal((9, 50))
-    p_batch, hidden_batch = chapter.policy_forward(batch, model)
-    for x, p, hidden in zip(batch, p_batch, hidden_batch):
-        by_hand = [max(0.0, sum(w * x)) for w in model["W1"]]
-        p_by_hand = 1 / (1 + np.exp(-sum(model["W2"] * by_hand)))
-        for p_got, h_got in ((p, hidden), chapter.policy_forward(x, model)):
-            np.testing.assert_allclose(p_got, p_by_hand, rtol=1e-9)
-            np.testing.assert_allclose(h_got, by_hand, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -127,25 +81,17 @@ def test_gradient_agrees_with_finite_differences(seed):
         )
 
 
-def test_gradient_check_of_the_chapter_computes_derivatives():
-    model = chapter.initialize_policy(6, 3, np.random.default_rng(0))
-    exact = chapter.central_differences(
-        lambda m: np.sum(m["W1"] ** 2), model, "W1", range(18)
-    )
-    np.testing.assert_allclose(exact, 2 * model["W1"].ravel(), rtol=1e-8)
-
-
 def test_rmsprop_against_a_step_by_hand():
     model = {"W1": np.array([[1.0, -2.0]]), "W2": np.array([3.0])}
     gradient = {"W1": np.array([[1.0, -4.0]]), "W2": np.array([0.0])}
     cache = {"W1": np.array([[1.0, 0.0]]), "W2": np.array([0.0])}
+    for array in (*model.values(), *cache.values()):
+        array.flags.writeable = False  # a step leaves them alone
     after, new_cache = chapter.rmsprop_step(model, gradient, cache, 0.1, 0.75)
     # Cache: 0.75·1 + 0.25·1² = 1 and 0.75·0 + 0.25·4² = 4; roots 1 and 2.
     np.testing.assert_allclose(new_cache["W1"], [[1.0, 4.0]])
     np.testing.assert_allclose(after["W1"], [[1.1, -2.2]], atol=1e-5)
     np.testing.assert_array_equal(after["W2"], [3.0])
-    np.testing.assert_array_equal(model["W1"], [[1.0, -2.0]])
-    np.testing.assert_array_equal(cache["W1"], [[1.0, 0.0]])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -161,12 +107,11 @@ def test_discounting_against_its_definition(seed):
         for t in range(len(rewards))
         for end in [ends[ends >= t][0]]
     ]
-    before = rewards.copy()
+    rewards.flags.writeable = False
     for given in (rewards, rewards.astype(float), rewards.tolist()):
         returns = chapter.discount_rewards(given, gamma)
         assert returns.dtype == np.float64
         np.testing.assert_allclose(returns, expected, rtol=1e-12)
-    np.testing.assert_array_equal(rewards, before)
 
 
 def test_standardizing():
@@ -188,8 +133,11 @@ def test_an_episode_holds_what_happened():
     )
     assert env.resets == [9]
     np.testing.assert_array_equal(episode.rewards, env.rewards)
-    assert not episode.inputs[0].any()
-    assert episode.inputs[1:].any(axis=1).all()
+    # What was there before each decision: every second pixel of the court.
+    courts = np.array(env.frames[:-1])[:, 35:195:2, ::2, 0]
+    courts = (~np.isin(courts, (109, 144))).astype(float)
+    changes = np.diff(courts, axis=0, prepend=courts[:1])
+    np.testing.assert_array_equal(episode.inputs, changes.reshape(5, 6400))
     p_up, hiddens = chapter.policy_forward(episode.inputs, model)
     np.testing.assert_allclose(episode.hiddens, hiddens)
     assert set(env.actions) == {2, 3}
@@ -209,7 +157,8 @@ def test_actions_follow_their_probability():
 @pytest.mark.parametrize("max_episodes", [2, 3, 5, 6])
 def test_training_steps_once_per_batch(max_episodes):
     model = chapter.initialize_policy(6400, 5, np.random.default_rng(0))
-    before = {name: weights.copy() for name, weights in model.items()}
+    for weights in model.values():
+        weights.flags.writeable = False  # training leaves them alone
     settings, env = (max_episodes, 3, 1e-3, 0.9, 0.99), ShortPong()
     trained, history = chapter.train_reinforce(
         env, model, np.random.default_rng(1), 0, *settings
@@ -232,8 +181,7 @@ def test_training_steps_once_per_batch(max_episodes):
         )
     for name in model:
         np.testing.assert_allclose(trained[name], expected[name], rtol=1e-12)
-        assert (trained[name] != before[name]).any() == (max_episodes >= 3)
-        np.testing.assert_array_equal(model[name], before[name])
+        assert (trained[name] != model[name]).any() == (max_episodes >= 3)
     returns = [0, -2, 0, -2, 0, -2][:max_episodes]
     means = itertools.accumulate(returns, lambda m, r: 0.99 * m + 0.01 * r)
     np.testing.assert_array_equal(history["returns"], returns)
@@ -241,21 +189,10 @@ def test_training_steps_once_per_batch(max_episodes):
     np.testing.assert_array_equal(history["decisions"], [5] * max_episodes)
 
 
-def test_seeded_games_repeat_and_other_seeds_differ():
-    model = chapter.initialize_policy(6400, 20, np.random.default_rng(0))
-    with chapter.make_pong() as env:
-        first, second, other = (
-            chapter.play_episode(env, model, np.random.default_rng(1), seed)
-            for seed in (5, 5, 6)
-        )
-    assert all(map(np.array_equal, first, second))
-    assert not np.array_equal(first.rewards, other.rewards)
-
-
 def test_what_the_chapter_says_about_the_actions():
     """FIRE does nothing, the FIRE variants equal the plain moves, 2 is up."""
     env = chapter.gym.make("ALE/Pong-v5", repeat_action_probability=0.0)
-    choice = np.random.default_rng(0).integers(0, 2, 200)
+    choice = np.random.default_rng(0).integers(0, 2, 60)
 
     def play(actions):
         env.reset(seed=3)
@@ -263,7 +200,7 @@ def test_what_the_chapter_says_about_the_actions():
 
     for plain, fire in ((0, 1), (2, 4), (3, 5)):
         mixed = np.where(choice, plain, fire)
-        assert np.array_equal(play([plain] * 200), play(mixed))
+        assert np.array_equal(play([plain] * 60), play(mixed))
 
     def paddle_row(action):
         court = chapter.frame_preprocessing(play([action] * 15)[-1])
@@ -271,24 +208,6 @@ def test_what_the_chapter_says_about_the_actions():
 
     assert paddle_row(2) < paddle_row(0) < paddle_row(3)
     env.close()
-
-
-def test_recording_needs_no_screen(tmp_path, monkeypatch):
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delitem(os.environ, name, raising=False)
-    with chapter.make_pong(str(tmp_path / "video"), "game") as env:
-        env.reset(seed=0)
-        shown = [env.render()]
-        for _ in range(40):
-            env.step(2)
-            shown.append(env.render())
-    (path,) = (tmp_path / "video").iterdir()
-    assert path.name == "game-episode-0.mp4"
-    pictures = check_video(path)
-    assert len(pictures) == len(shown)
-    for picture, original in zip(pictures, shown):
-        decoded = np.frombuffer(picture, np.uint8).reshape(210, 160, 3)
-        assert np.abs(decoded.astype(float) - original).mean() < 10
 
 
 SMALL, FLOATS = np.zeros((80, 80), np.uint8), np.zeros((210, 160, 3))
