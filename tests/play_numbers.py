@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pong.many_games_at_once import Scene, choose_actions, encode, forward
-from pong.play import Court, draw, new_court, objects, step
+from pong.many_games_at_once import Scene, encode, forward
+from pong.play import Court, draw, new_court, objects, recorded_games, step
 from pong.ppo_in_numpy import gae
 
 
@@ -11,127 +11,92 @@ def cells(picture):
     return np.flatnonzero(picture).tolist()
 
 
-def play_wildly(model, n, n_decisions, seed, noise):
-    """Yield court, scene, logits, values, and points of n games, decision by decision."""
-    rng, court, held = (
-        np.random.default_rng(seed),
-        new_court(n),
-        np.zeros(n, int),
-    )
-    seen, nothing = objects(court), np.zeros(n, bool)
-    scene = Scene(seen, seen, np.zeros((n, 2), bool), nothing)
-    for _ in range(n_decisions):
-        logits, values, _ = forward(encode(scene), model)
-        actions, _ = choose_actions(logits, rng)
-        actions = np.where(
-            rng.random(n) < noise, rng.integers(0, 3, n), actions
-        )
-        before, reward = court, np.zeros(n)
-        for _ in range(4):
-            held = np.where(
-                rng.random(n) < 0.25, held, np.array([1, 2, 0])[actions]
-            )
-            court, points = step(court, held)
-            reward += points
-        yield before, scene, logits, values, reward
-        scene = Scene(
-            scene.current, objects(court), actions[:, None] == [0, 1], nothing
-        )
+def rows(court):
+    """Return each of n courts as a list of numbers."""
+    return np.transpose(court).tolist()
 
 
 def scenes(model):
-    """Return 1,000 scenes with what the network makes of them."""
-    found = []
-    for t, (court, scene, logits, values, _) in enumerate(
-        play_wildly(model, 20, 350, 5, np.linspace(0, 0.5, 20))
-    ):
-        for g in range(20) if t % 7 == 0 else ():
-            last = scene.last_actions[g]
-            found.append(
-                {
-                    "court": [int(a[g]) for a in court],
-                    "previous": cells(scene.previous[g]),
-                    "current": cells(scene.current[g]),
-                    "last": int(last.argmax()) if last.any() else 2,
-                    "logits": logits[g].tolist(),
-                    "value": float(values[g]),
-                }
-            )
-    return found
+    """Return 1,000 scenes of games with what the network makes of them."""
+    games, _ = recorded_games()
+    rng = np.random.default_rng(5)
+    game, last = np.concatenate(games, axis=1), rng.integers(0, 3, 1000)
+    now = np.sort(rng.integers(4, game.shape[1], 1000))
+    before, court = (Court(*game[:, t]) for t in (now - 4, now))
+    last_actions = last[:, None] == [0, 1]
+    scene = Scene(objects(before), objects(court), last_actions, None)
+    logits, values, _ = forward(encode(scene), model)
+    columns = {
+        "court": rows(court),
+        "previous": map(cells, scene.previous),
+        "current": map(cells, scene.current),
+        "last": last.tolist(),
+        "logits": logits.tolist(),
+        "value": values.tolist(),
+    }
+    return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+
+def follow(ball, goal, rng):
+    """Return what a player does who follows the ball, but not quite."""
+    away = ball - 8 + rng.integers(-8, 9) - goal
+    return (2 if away > 4 else 1 if away < -4 else 0) if ball else 0
+
+
+def follower(seed, n, both=False):
+    """Return the actions of such players, one or two, and the Court's frames.
+
+    Half the time they are distracted, so that there are points, too.
+    """
+    rng, court = np.random.default_rng(seed), new_court(1)
+    actions, frames = [], []
+    for t in range(n):
+        right, left = rng.integers(0, 3, 2).tolist()
+        if t // 200 % 2:
+            right = follow(court.y[0], court.right_goal[0], rng)
+            left = follow(court.y[0], court.left_goal[0], rng)
+        left = left if both else None
+        court, _ = step(court, right, left)
+        actions.append([right, left])
+        frames.append(court)
+    return actions, Court(*np.hstack(frames))
 
 
 def court_traces():
-    """Return four random games, two of them with a player at the left."""
+    """Return a game of one player, and one of two, 5,000 frames long."""
     traces = []
-    for seed, human in ((1, False), (2, True), (3, False), (4, True)):
-        rng, court, right, left = (
-            np.random.default_rng(seed),
-            new_court(1),
-            0,
-            0,
-        )
-        trace = {"actions": [], "states": [], "pictures": []}
-        for t in range(2500):
-            if t % 5 == 0:
-                right, left = (int(a) for a in rng.integers(0, 3, 2))
-            if seed > 2 and court.y[0]:  # meet the ball now and then
-                goals = (court.right_goal[0], court.left_goal[0])
-                away = [
-                    court.y[0] - 8 + rng.integers(-8, 9) - goal
-                    for goal in goals
-                ]
-                right, left = (
-                    2 if a > 4 else 1 if a < -4 else 0 for a in away
-                )
-            court, _ = step(
-                court, np.array([right]), np.array([left]) if human else None
-            )
-            trace["actions"].append([right, left if human else None])
-            trace["states"].append([int(a[0]) for a in court])
-            if t % 9 == 0:
-                trace["pictures"].append(cells(objects(court)[0]))
+    for seed, both in ((3, False), (4, True)):
+        actions, court = follower(seed, 5000, both)
+        seen = list(map(cells, objects(court)[::9]))
+        trace = {"actions": actions, "states": rows(court), "pictures": seen}
         traces.append(trace)
     return traces
 
 
 def numbers(model, rally):
     """Return all of it, ready for JSON."""
-    values = np.array(rally["values"])[:, None]
-    rewards = np.zeros_like(values)
+    values = np.array([*rally["values"], 0.0])[:, None]
+    rewards = np.zeros((len(values) - 1, 1))
     rewards[-1] = rally["outcome"]
-    ends = np.arange(len(rewards))[:, None] == len(rewards) - 1
-    estimates = [
-        {
-            "gamma": g,
-            "lambda": k,
-            "advantages": gae(
-                rewards, np.vstack([values, [[0.0]]]), ends, g, k
-            )[:, 0].tolist(),
-        }
-        for g, k in ((1, 0.98), (0.99, 0.95), (0.9, 0.5), (1, 0), (1, 1))
-    ]
+    estimates = []
+    for g, k in ((1, 0.98), (0.99, 0.95), (0.9, 0.5), (1, 0), (1, 1)):
+        advantages = gae(rewards, values, rewards != 0, g, k)[:, 0].tolist()
+        row = {"gamma": g, "lambda": k, "advantages": advantages}
+        estimates.append(row)
     clip = [
         [float(x), a, float(-np.minimum(x * a, np.clip(x, 0.8, 1.2) * a))]
         for x in np.linspace(0.5, 1.5, 41)
         for a in (1.0, -1.0, 0.3)
     ]
     traces = court_traces()
-    states = [
-        Court(*(np.array([v]) for v in row))
-        for row in traces[2]["states"][100:200:10]
-    ]
-    first_chapter = [
-        cells(draw(court)[35:195:2, ::2] != 87) for court in states
-    ]
+    states = np.array(traces[0]["states"][100:200:10]).T
+    pictures = [draw(Court(*states), game) for game in range(10)]
     return {
         "fields": Court._fields,
         "scenes": scenes(model),
-        "rally": {
-            "rewards": rewards[:, 0].tolist(),
-            "values": rally["values"],
-        },
+        "rally": rally | {"rewards": rewards[:, 0].tolist()},
         "gae": estimates,
         "clip": clip,
         "traces": traces,
-        "preprocessed": first_chapter,
+        "preprocessed": [cells(p[35:195:2, ::2] != 87) for p in pictures],
     }
