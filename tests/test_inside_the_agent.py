@@ -7,7 +7,6 @@ import pytest
 from scipy import sparse
 
 import pong.inside_the_agent as inside
-from conftest import check_video
 from pong.keep_a_training_safe import load_model
 from pong.many_games_at_once import Scene, encode, forward
 from pong.set_up import data_file
@@ -29,8 +28,8 @@ def whole_game(model):
 
 
 def small_network(n):
-    """Return weights in float64, and n scenes, of a seed of its own."""
-    rng = np.random.default_rng(n)
+    """Return weights in float64, and n scenes."""
+    rng = np.random.default_rng(4)
     shapes = {"W1": (5123, 7), "W2": (7, 4), "b2": (4,)}
     model = {k: rng.standard_normal(s) for k, s in shapes.items()}
     previous, current = (rng.random((n, 80, 32)) < 0.02 for _ in range(2))
@@ -70,33 +69,10 @@ def test_responses_are_correlations():
     assert not found[:, 2].any()
 
 
-@pytest.mark.parametrize("w", [(1, 0, 0, 0), (0, 0, 1, 0), (1, -1, 0.5, 2)])
-def test_saliency_agrees_with_finite_differences(w):
-    network, inputs = small_network(3)
-    gradient = inside.saliency(inputs, network, w)
-    mirrored = inside.mirror_rows(inputs[0].toarray())
-    np.testing.assert_array_equal(mirrored, inputs[1].toarray())
-
-    def output(x):
-        """Return the weighted sum, written down without the chapter's code."""
-        outputs = np.maximum(x @ network["W1"], 0) @ network["W2"]
-        other = np.append(x[:5120].reshape(2, 80, 32)[:, ::-1], x[5120:])
-        other[[5120, 5121]] = x[[5121, 5120]]
-        other = np.maximum(other @ network["W1"], 0) @ network["W2"]
-        return np.dot(w, outputs + other[[1, 0, 2, 3]])
-
-    for row, x in enumerate(inputs[0].toarray()):
-        cells = [*np.flatnonzero(x), *range(row, 5123, 200)]
-        slopes = []
-        for cell in cells:
-            moved = 1e-6 * (np.arange(5123) == cell)
-            slopes.append((output(x + moved) - output(x - moved)) / 2e-6)
-        error = np.linalg.norm(slopes - gradient[row, cells])
-        assert error < 1e-6 * np.linalg.norm(slopes)
-
-
 def test_contributions_sort_the_cells_and_add_up_to_the_answer():
     network, inputs = small_network(4)
+    mirrored = inside.mirror_rows(inputs[0].toarray())
+    np.testing.assert_array_equal(mirrored, inputs[1].toarray())
     answers = forward(inputs, network)[1] - 2 * network["b2"][3]
     gradient = inside.saliency(inputs, network, (0, 0, 0, 1))
     for cells, g, answer in zip(inputs[0].toarray(), gradient, answers):
@@ -117,23 +93,16 @@ def test_contributions_sort_the_cells_and_add_up_to_the_answer():
         assert not any(parts.values())
 
 
-def test_read_ram_agrees_with_the_pixels(whole_game):
-    whole = inside.join(whole_game)
-    court, memory = whole.frames[1:, 34:194], whole.ram[1:]
-    truth = inside.read_ram(memory)
-    for name, gray in (("ball", 236), ("opponent", 148), ("own paddle", 147)):
-        rows = (court == gray).any(axis=2)
-        uncut = rows.any(axis=1) & ~rows[:, 0] & ~rows[:, -1]
-        error = truth[f"{name} y"][uncut] - rows.argmax(axis=1)[uncut]
-        assert np.abs(error).max() <= 1  # and never NaN
-        assert uncut.mean() > 0.4
-    ball = (court == 236).any(axis=(1, 2))
-    left = (court == 236).any(axis=1).argmax(axis=1)
-    np.testing.assert_array_equal(truth["ball x"][ball], left[ball])
-    assert np.isnan(truth["ball y"][memory[:, 54] == 0]).all()
-    small = np.zeros((1, 128), np.uint8)
-    small[0, [49, 54, 51, 50]] = 60, 50, 40, 45  # no byte wraps around
-    assert [v[0] for v in inside.read_ram(small).values()] == [11, 2, -8, -4]
+def test_read_ram_of_a_parked_ball_and_of_small_bytes():
+    ram = np.zeros((3, 128), np.uint8)
+    ram[:, [49, 54, 51, 50]] = [60, 0, 40, 45], [0, 50, 40, 45], [60, 50] * 2
+    for name, expected in (
+        ("ball x", [np.nan, np.nan, 11]),
+        ("ball y", [np.nan, np.nan, 2]),
+        ("own paddle y", [-8, -8, 12]),  # no byte wraps around
+        ("opponent y", [-4, -4, 1]),
+    ):
+        np.testing.assert_array_equal(inside.read_ram(ram)[name], expected)
 
 
 def test_probe_targets(whole_game):
@@ -217,7 +186,7 @@ def test_a_frame_shows_game_input_and_now(whole_game):
             assert abs(zero - size / 2 - middle) <= 1
 
 
-def test_video_plays_in_a_browser_in_the_console_s_colors(tmp_path):
+def test_video_has_the_colors_of_the_console():
     env = gym.make(
         "ALE/Pong-v5", obs_type="grayscale", render_mode="rgb_array"
     )
@@ -225,17 +194,10 @@ def test_video_plays_in_a_browser_in_the_console_s_colors(tmp_path):
     moments, colors, cells = [], [], sparse.csr_matrix((1, 5123))
     for t in range(90):
         frame, reward, *_ = env.step(2 + t // 9 % 2)
-        numbers = np.zeros((1, 3)), np.full(1, t / 90), np.zeros(1, int)
+        numbers = np.zeros((1, 3)), np.zeros(1), np.zeros(1, int)
         rest = frame[None], np.zeros((1, 128)), np.array([reward])
         moments.append(inside.Moment([0], (cells, cells), *numbers, *rest))
         colors.append(env.render().astype(int))
     env.close()
-    frames, path = list(inside.make_frames(moments)), tmp_path / "thoughts.mp4"
-    for frame, expected in zip(frames, colors):
+    for frame, expected in zip(inside.make_frames(moments), colors):
         assert np.abs(frame[28:448:2, :320:2] - expected).max() <= 1
-    inside.write_video(str(path), frames)
-    assert path.stat().st_size < 1_000_000
-    pictures = check_video(path)  # H.264, yuv420p, size
-    assert len(pictures) == 90
-    shown = np.frombuffer(pictures[60], np.uint8).reshape(448, 640, 3)
-    assert np.abs(shown.astype(int) - frames[60]).mean() < 8

@@ -144,15 +144,6 @@ def test_same_seed_gives_the_same_training(capsys):
 # Evaluation
 
 
-def test_bootstrap_interval_agrees_with_the_normal_approximation():
-    returns = np.random.default_rng(22).normal(10, 4, 400)
-    interval = ttw.bootstrap_interval(returns, np.random.default_rng(23))
-    error = returns.std() / np.sqrt(len(returns))
-    expected = returns.mean() + np.array([-1.96, 1.96]) * error
-    # 10,000 samples tell these percentiles to 0.03 standard errors.
-    np.testing.assert_allclose(interval, expected, atol=0.12 * error)
-
-
 def test_shipped_agent_wins_the_recorded_games():
     model = load_model(data_file("agent.safetensors"))
     returns, decisions = ttw.evaluate(model, 4)
@@ -163,14 +154,6 @@ def test_shipped_agent_wins_the_recorded_games():
     assert games["decisions"].tolist()[:4] == decisions.tolist()
     means = recorded("evaluation").groupby("actions")["return"].mean()
     assert facts("agent")["mean return of 100 games"] == means.to_dict()
-
-
-def test_a_recorded_game_is_a_video(tmp_path):
-    model, rng = small_agent(1).model, np.random.default_rng(7)
-    total, path = ttw.record_game(model, str(tmp_path), "before", 7, rng)
-    assert total < 0
-    with open(path, "rb") as file:
-        assert file.read(12)[4:8] == b"ftyp"  # an MP4
 
 
 # The recorded runs
