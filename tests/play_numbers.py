@@ -37,24 +37,19 @@ def scenes(model):
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
-def follow(ball, goal, rng):
-    """Return what a player does who follows the ball, but not quite."""
-    away = ball - 8 + rng.integers(-8, 9) - goal
-    return (2 if away > 4 else 1 if away < -4 else 0) if ball else 0
-
-
 def follower(seed, n, both=False):
-    """Return the actions of such players, one or two, and the Court's frames.
+    """Return n actions of one player or two, and the Court's frames.
 
-    Half the time they are distracted, so that there are points, too.
+    They follow the ball with some part of the paddle, its edges too, or miss it.
     """
     rng, court = np.random.default_rng(seed), new_court(1)
     actions, frames = [], []
     for t in range(n):
-        right, left = rng.integers(0, 3, 2).tolist()
-        if t // 200 % 2:
-            right = follow(court.y[0], court.right_goal[0], rng)
-            left = follow(court.y[0], court.left_goal[0], rng)
+        if t % 50 == 0:
+            parts = rng.integers(-6, 19, 2)
+        goals = np.hstack([court.right_goal, court.left_goal])
+        away = (court.y - parts - goals) * (court.y > 0)
+        right, left = np.select([away > 2, away < -2], [2, 1], 0).tolist()
         left = left if both else None
         court, _ = step(court, right, left)
         actions.append([right, left])

@@ -68,11 +68,6 @@ def executed(request, book, pages):
     return name, pages[name], cells
 
 
-def test_every_page_is_in_the_table_of_contents():
-    written = {path.stem for path in CONTENT.glob("*.md")}
-    assert written == set(PAGES)
-
-
 def test_book_builds_without_a_warning(book):
     assert "build succeeded" in book.log
     assert "WARNING" not in book.log
@@ -84,13 +79,6 @@ def test_nothing_is_done_twice(book):
     again = build_book()
     assert "no targets are out of date" in again.log
     assert "Executing notebook" not in again.log
-
-
-def test_every_page_has_its_title_and_text(pages):
-    titles = {soup.h1.get_text() for soup in pages.values()}
-    assert len(titles) == len(PAGES)
-    for page, soup in pages.items():
-        assert len(soup.article.get_text()) > 300, page
 
 
 def test_every_code_cell_has_its_output(executed):
@@ -235,17 +223,6 @@ def test_internal_links_lead_somewhere(book, config):
     assert checked > 100
 
 
-def test_citations_and_terms_are_links(pages):
-    for page in ("pong-from-pixels", "rl-background"):
-        article = pages[page].article
-        cited = article.select('a[href*="references.html#"], a[href^="#id"]')
-        assert len(cited) > 15, page
-        assert len(article.select('a[href*="glossary.html#term-"]')) > 15, page
-    for page, soup in pages.items():
-        text = soup.article.get_text()
-        assert not re.search(r"\{(term|cite|doc|eq)[:}]|\[\?\]", text), page
-
-
 def test_bibliography_is_cited_and_found_in_the_world():
     bib = (CONTENT / "references.bib").read_text(encoding="utf-8")
     entries = re.findall(
@@ -261,37 +238,37 @@ def test_bibliography_is_cited_and_found_in_the_world():
         assert re.search(r"^\s*(doi|url)\s*=", fields, re.MULTILINE), key
 
 
-def test_glossary_defines_the_terms_of_the_syllabus(pages):
+def test_glossary_defines_the_terms_of_the_field(pages):
     terms = {dt["id"] for dt in pages["glossary"].select("dl.glossary dt")}
     for term in (
         "environment", "episode", "action", "reward", "state", "observation",
         "policy", "return", "cumulative-reward", "value-function", "action-value",
         "discount-factor", "trajectory", "on-policy", "policy-gradient",
         "gradient-ascent", "advantage", "baseline", "logit", "batch",
-        "learning-rate", "optimizer",
+        "learning-rate", "optimizer", "approximate-kl-divergence", "bootstrap",
+        "entropy", "epoch", "explained-variance", "greedy", "minibatch", "nat",
+        "rollout", "staleness", "steep-stroke", "clip-fraction", "ablation",
     ):  # fmt: skip
         assert f"term-{term}" in terms
 
 
+def launch_addresses(config, name):
+    """Return where Colab and Binder open a notebook."""
+    slug = config["repository"]["url"].removeprefix("https://github.com/")
+    branch, path = config["repository"]["branch"], f"content/{name}.ipynb"
+    return [
+        f"https://colab.research.google.com/github/{slug}/blob/{branch}/{path}",
+        f"https://mybinder.org/v2/gh/{slug}/{branch}?urlpath=lab/tree/{path}",
+    ]
+
+
 def test_launch_buttons_open_the_notebook(executed, config):
     name, soup, _ = executed
-    repository, branch = (
-        config["repository"][key] for key in ("url", "branch")
-    )
-    owner_and_name = repository.removeprefix("https://github.com/")
     links = [a["href"] for a in soup.select(".header-article-items a[href]")]
-    binder = [
-        link for link in links if link.startswith("https://mybinder.org")
+    launches = [
+        link for link in links if "colab" in link or "mybinder" in link
     ]
-    colab = [link for link in links if "colab.research.google.com" in link]
-    assert binder == [
-        f"https://mybinder.org/v2/gh/{owner_and_name}/{branch}"
-        f"?urlpath=lab/tree/content/{name}.ipynb"
-    ]
-    assert colab == [
-        "https://colab.research.google.com/github/"
-        f"{owner_and_name}/blob/{branch}/content/{name}.ipynb"
-    ]
+    assert sorted(launches) == launch_addresses(config, name)
     downloads = [link for link in links if "_sources" in link]
     assert {link.rsplit(".", 1)[-1] for link in downloads} == {"ipynb", "md"}
 
@@ -371,16 +348,8 @@ def test_first_page_leads_on(pages, config):
     article = pages[PAGES[0]].article
     links = {a["href"] for a in article.find_all("a", href=True)}
     buttons = {a["href"] for a in article.select("a.sd-btn")}
-    assert {
-        f"{page}.html" for page in ("pong-from-pixels", "train-to-win")
-    } <= (buttons)
-    slug = config["repository"]["url"].removeprefix("https://github.com/")
-    branch = config["repository"]["branch"]
-    notebook = f"content/{PAGES[1]}.ipynb"
-    assert {
-        f"https://colab.research.google.com/github/{slug}/blob/{branch}/{notebook}",
-        f"https://mybinder.org/v2/gh/{slug}/{branch}?urlpath=lab/tree/{notebook}",
-    } <= links
+    assert {"pong-from-pixels.html", "train-to-win.html"} <= buttons
+    assert {*launch_addresses(config, PAGES[1])} <= links
     assert {f"{page}.html" for page in PAGES[1:]} <= links
 
 
