@@ -53,7 +53,6 @@ def variant_training(
     seed,
     settings,
     encode=encode,
-    make_rollout=make_rollout,
     stay_bias=-1.0,
     learn_first=False,  # all steps before the next rollout, not during it
     n_games=N_GAMES,
@@ -86,45 +85,14 @@ def no_mirror(scene):
     return inputs, sparse.csr_matrix(mirrored.shape, dtype=np.float32)
 
 
-def no_last_action(scene):
-    """Return the inputs of an agent that doesn't know what it did last."""
-    unknown = np.zeros_like(scene.last_actions)
-    return encode(scene._replace(last_actions=unknown))
-
-
-def difference(scene):
-    """Return inputs with one picture: new cells are 1, cells left are -1."""
-    pairs = []
-    for flip in (1, -1):
-        new, old = scene.current[:, ::flip], scene.previous[:, ::flip]
-        change = (new.astype(np.float32) - old).reshape(len(new), -1)
-        rest = scene.last_actions[:, ::flip], np.ones((len(new), 1))
-        dense = np.hstack([np.zeros_like(change), change, *rest])
-        pairs.append(sparse.csr_matrix(dense.astype(np.float32)))
-    return tuple(pairs)
-
-
-def plain_advantages(experience, settings):
-    """Return a rollout whose advantages are in points, not standardized."""
-    rollout, explained = make_rollout(experience, settings)
-    values = experience.values[:-1].ravel()[~experience.ignored.ravel()]
-    return rollout._replace(advantages=rollout.returns - values), explained
-
-
 VARIANTS = {  # name: changed settings, changed arguments
     "the agent of the book": ({}, {}),
     "discount: γ = 0.99": ({"gamma": 0.99}, {}),
     "no third action": ({}, {"stay_bias": -1e4}),
     "no mirror": ({}, {"encode": no_mirror}),
     "learn, then play": ({}, {"learn_first": True}),
-    "λ = 0.95": ({"gae_lambda": 0.95}, {}),
-    "λ = 1": ({"gae_lambda": 1.0}, {}),
     "1 epoch": ({"epochs": 1}, {}),
     "no clipping": ({"clip_coef": 1e9}, {}),
-    "no entropy bonus": ({"entropy_coef": 0.0}, {}),
-    "difference of frames": ({}, {"encode": difference}),
-    "last action unknown": ({}, {"encode": no_last_action}),
-    "plain advantages": ({}, {"make_rollout": plain_advantages}),
 }
 
 
