@@ -239,7 +239,8 @@ def test_bibliography_is_cited_and_found_in_the_world():
 
 
 def test_glossary_defines_the_terms_of_the_field(pages):
-    terms = {dt["id"] for dt in pages["glossary"].select("dl.glossary dt")}
+    entries = pages["glossary"].select("dl.glossary dt")
+    terms = {entry["id"].lower() for entry in entries}
     for term in (
         "environment", "episode", "action", "reward", "state", "observation",
         "policy", "return", "cumulative-reward", "value-function", "action-value",

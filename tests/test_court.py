@@ -1,6 +1,6 @@
 """The court against the emulator, and with the agent.
 
-That it follows the recorded games is what the page itself shows, and nbval checks.
+That it follows the recorded games is what the page prints, which is compared.
 """
 
 import numpy as np

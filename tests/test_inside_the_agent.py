@@ -9,8 +9,10 @@ from scipy import sparse
 import pong.inside_the_agent as inside
 from pong.keep_a_training_safe import load_model
 from pong.many_games_at_once import Scene, encode, forward
-from pong.set_up import data_file
-from pong.train_to_win import bootstrap_interval, play_games
+from pong.set_up import data_file, recorded
+from pong.train_to_win import bootstrap_interval
+
+SEEDS = [100_000, 100_001]  # of the evaluation
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def model():
 def whole_game(model):
     """Return the moments of a game, with their frames."""
     envs = inside.make_envs(1)
-    moments = list(inside.play_moments(envs, [11], model))
+    moments = list(inside.play_moments(envs, SEEDS[:1], model))
     envs[0].close()
     return moments
 
@@ -40,13 +42,13 @@ def small_network(n):
 
 def test_watched_games_are_those_of_the_evaluation(model, whole_game):
     """And the same alone as side by side."""
-    seeds, envs = [11, 12], inside.make_envs(2)
-    games = inside.watch(model, seeds)
-    for game, total, n in zip(games, *play_games(envs, seeds, model)):
-        assert game.rewards.sum() == total
-        assert len(game.actions) == game.inputs[0].shape[0] == n
-    for env in envs:
-        env.close()
+    games = inside.watch(model, SEEDS)
+    evaluated = recorded("evaluation").query("actions == 'greedy'")
+    for game, row in zip(
+        games, evaluated.set_index("seed").loc[SEEDS].itertuples()
+    ):
+        assert game.rewards.sum() == row[2]
+        assert len(game.actions) == game.inputs[0].shape[0] == row.decisions
     alone = inside.join(whole_game)
     for name in ("games", "actions", "rewards", "ram"):
         found, expected = getattr(games[0], name), getattr(alone, name)

@@ -87,6 +87,14 @@ def test_forward_agrees_with_dense_matrices():
     assert_allclose(hidden, np.vstack([h, mirrored]), atol=1e-12)
 
 
+def test_log_softmax_of_small_and_huge_logits():
+    logits = np.random.default_rng(12).standard_normal((50, 3))
+    by_hand = np.log(np.exp(logits) / np.exp(logits).sum(axis=1)[:, None])
+    logits[::2] += 1e4  # which changes nothing, and must not overflow
+    with np.errstate(all="raise"):
+        assert_allclose(many.log_softmax(logits), by_hand, atol=1e-5)
+
+
 class ScriptedGames:
     """A group of games with prepared pictures, rewards and ends."""
 

@@ -83,11 +83,8 @@ def play(open_page):
     """Return a function that starts a game, whose time passes as tests say."""
 
     def play(**options):
-        def stop_the_clock(page):
-            page.clock.install(time=0)
-            page.clock.pause_at(10**9)
-
-        page = open_page(before=stop_the_clock, **options)
+        page = open_page(before=lambda p: p.clock.install(time=0), **options)
+        page.clock.pause_at(10**9)
         start(page)
         return page
 
