@@ -208,6 +208,12 @@ def test_plain_program_with_everything_taken_away(notebook, tmp_path):
         if not Path(path).is_relative_to(tmp_path)
         and not path.startswith(("/dev/", "/proc/", RAY_FILES))
     }
+    # Matplotlib's list of fonts, as everywhere, and nothing else.
+    at_home = tmp_path / "home"
+    fonts = {at_home / folder for folder in (".cache", ".config")}
+    assert set(at_home.iterdir()) <= fonts
+    for folder in fonts & set(at_home.iterdir()):
+        assert [path.name for path in folder.iterdir()] == ["matplotlib"]
     assert not any(  # Ray's folder is gone
         Path(path).exists() for path in written if path.startswith(RAY_FILES)
     )
@@ -322,12 +328,22 @@ def test_inherited_variables_change_nothing(tmp_path):
     for name, changes in (("plain", {}), ("hostile", HOSTILE)):
         folder = tmp_path / name
         folder.mkdir()
-        pages.append(run_page(folder, changes))
+        env = clean_environment(folder, **changes)
+        pages.append(run_page(folder, env=env))
     plain, hostile = pages
     assert hostile == plain
 
 
-def run_page(folder, changes):
+@linux_only
+def test_a_user_whom_nobody_knows_and_who_has_no_home(tmp_path):
+    """As in a container: no name, no HOME, no other variable."""
+    unknown = ("unshare", "--user", "--map-user=12345")
+    if subprocess.run([*unknown, "true"]).returncode:
+        pytest.skip("users cannot be mapped here")
+    assert run_page(tmp_path, *unknown, env={"PATH": "/usr/bin:/bin"})
+
+
+def run_page(folder, *prefix, env):
     """Return the outputs of the page on the set-up, with a picture drawn at its end."""
     work = folder / "work"
     work.mkdir(exist_ok=True)
@@ -336,9 +352,9 @@ def run_page(folder, changes):
         nbformat.v4.new_code_cell("plt.plot([0, 1], [1, 0]);")
     )
     nbformat.write(notebook, work / "page.ipynb")
-    env = clean_environment(folder, **changes)
     done = run(
-        *(sys.executable, "-m", "nbconvert", "--execute", "--to", "notebook"),
+        *(*prefix, sys.executable),
+        *("-m", "nbconvert", "--execute", "--to", "notebook"),
         *("--inplace", str(work / "page.ipynb")),
         env=env,
         cwd=work,

@@ -1,5 +1,13 @@
 """A .md notebook, the .ipynb beside it, and the package's module are the same."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from urllib.request import Request, urlopen
+
 import jupytext
 import nbformat
 import pytest
@@ -38,6 +46,61 @@ def test_saving_the_ipynb_changes_nothing_in_the_md(source):
     assert text == source.read_text(encoding="utf-8"), (
         "run `make notebooks`, and if that changes nothing, `make format`"
     )
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Start JupyterLab over a copy of the notebooks; return it as a function."""
+    root = tmp_path_factory.mktemp("lab")
+    for folder in (root, root / "content"):  # as from content/, and from above
+        folder.mkdir(exist_ok=True)
+        for path in SOURCES:
+            shutil.copy(path, folder)
+            shutil.copy(path.with_suffix(".ipynb"), folder)
+    options = ["--no-browser", "--allow-root", "--ServerApp.port=0"]
+    env = {**os.environ, "JUPYTER_RUNTIME_DIR": str(root / "runtime")}
+    command = [sys.executable, "-m", "jupyterlab", *options]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=root, env=env, **quiet) as process:
+        end = time.monotonic() + 120
+        while not (found := list(root.glob("runtime/jpserver-*.json"))):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        server = json.loads(found[0].read_text())
+        headers = {"Authorization": f"token {server['token']}"}
+
+        def ask(path, model=None):
+            url = f"{server['url']}api/contents/{path.relative_to(root)}"
+            data = json.dumps(model).encode() if model else None
+            method = "PUT" if model else "GET"
+            request = Request(f"{url}?type=notebook", data, headers)
+            request.method = method
+            return json.load(urlopen(request, timeout=60))
+
+        ask.root = root
+        yield ask
+        process.terminate()
+
+
+@pytest.mark.parametrize("newer", [".md", ".ipynb"])
+@pytest.mark.parametrize("folder", [".", "content"])
+def test_jupyterlab_opens_and_saves_without_a_change(lab, folder, newer):
+    for source in SOURCES:
+        md = lab.root / folder / source.name
+        for opened in (md, md.with_suffix(".ipynb")):
+            for path in (md, md.with_suffix(".ipynb")):
+                os.utime(path, (0, 1000 * (path.suffix == newer)))
+            notebook = lab(opened)["content"]
+            # JupyterLab writes down what it calls its kernel.
+            notebook["metadata"]["kernelspec"]["display_name"] = "This one"
+            lab(opened, {"type": "notebook", "content": notebook})
+            text = md.read_text(encoding="utf-8")
+            assert text == source.read_text(encoding="utf-8"), "make format"
+        saved, before = (
+            nbformat.read(path.with_suffix(".ipynb"), 4)
+            for path in (md, source)
+        )
+        assert saved.cells == before.cells
 
 
 @every_notebook

@@ -313,10 +313,12 @@ def test_make_works_in_a_folder_with_any_name(tmp_path):
     assert done.returncode == 0, done.stdout
     assert not others.exists()
     assert (folder / "content" / "Untitled").exists()
-    # A Python whose path has spaces.
+    # A Python whose path has spaces; a .venv of another folder, made anew.
+    (folder / ".venv").mkdir()
     python = folder / "py thon"
     python.symlink_to(sys.executable)
     (folder / "requirements-dev.txt").write_text("uv==0 \\\n    --hash=x\n")
+    (folder / ".venv" / "installed").write_text("elsewhere\n")
     done = run("make", "-C", str(folder), "book", f"PYTHON={python}")
     assert "Installing requirements-dev.txt" in done.stdout
     assert "is needed" not in done.stdout and "syntax" not in done.stdout
@@ -324,10 +326,12 @@ def test_make_works_in_a_folder_with_any_name(tmp_path):
 
 def test_make_tells_notebooks_how_long_to_train(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "content").mkdir()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    for name in ("jupyter", "jupyter-book"):
+    say = 'echo "$PONG_BUDGET [$MPLBACKEND]"; command -v ruff'
+    for name in ("jupyter", "jupyter-book", "jupytext", "python", "ruff"):
         program = tmp_path / ".venv" / "bin" / name
-        program.write_text('#!/bin/sh\necho "$PONG_BUDGET [$MPLBACKEND]"\n')
+        program.write_text(f"#!/bin/sh\n{say} || true\n")
         program.chmod(0o755)
     (tmp_path / "requirements-dev.txt").touch()
     (tmp_path / ".venv" / "installed").write_text(f"{tmp_path}\n")
@@ -342,6 +346,17 @@ def test_make_tells_notebooks_how_long_to_train(tmp_path):
         env |= {"MPLBACKEND": "agg", "MAKEFLAGS": "", **variables}
         done = run("make", "-C", str(tmp_path), target, env=env)
         assert f"{budget} []\n" in done.stdout, done.stdout
+    done = run("make", "-C", str(tmp_path), "format", env=env)
+    assert f"{tmp_path}/.venv/bin/ruff\n" in done.stdout  # jupytext finds it
+
+
+@needs_git
+def test_git_for_windows_changes_no_byte(tmp_path):
+    clone = str(tmp_path / "clone")
+    run("git", "clone", "-q", "-c", "core.autocrlf=true", str(ROOT), clone)
+    assert not run("bash", "-n", f"{clone}/.ci/run").returncode
+    endings = run("git", "-C", clone, "ls-files", "--eol").stdout
+    assert " w/lf" in endings and " w/crlf" not in endings
 
 
 def test_readme_names_commands_and_files_that_exist():

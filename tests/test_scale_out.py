@@ -169,6 +169,17 @@ def test_a_slow_start_is_tried_again(tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@linux_only
+def test_folders_of_killed_programs_go(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    mine = tmp_path / f"ray-pong-{os.getpid()}-x"
+    for folder in (mine, tmp_path / f"ray-pong-{dead.pid}-x"):
+        (folder / "1").mkdir(parents=True)
+    with scale_out.temporary_folder(tmp_path) as new:
+        assert set(tmp_path.iterdir()) == {mine, Path(new)}
+
+
 def run_ray(**changes):
     """Start Ray in a process of its own, and end it; it prints its folder."""
     code = (

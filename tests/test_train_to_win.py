@@ -5,6 +5,7 @@ from itertools import islice
 
 import numpy as np
 import pandas as pd
+import pytest
 from scipy import sparse
 
 import pong.train_to_win as ttw
@@ -17,6 +18,7 @@ from pong.many_games_at_once import (
     initialize_model,
     log_softmax,
     make_games,
+    reset,
 )
 from pong.ppo_in_numpy import make_rollout, minibatches, new_agent, update
 from pong.set_up import data_file, facts, recorded
@@ -96,6 +98,25 @@ def test_anneal_lowers_two_settings():
         assert {"clip_coef", "value_coef", "max_grad_norm", *shares} == {*now}
         for name, value in now.items():
             assert value == ttw.SETTINGS[name] * shares.get(name, 1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: make_games(0),
+        lambda: make_games(1),
+        lambda: make_games(np.nan),
+        lambda: reset([], -1),
+        lambda: reset([], 2**31),
+        lambda: reset([], 1.5),
+        lambda: ttw.evaluate(None, 0),
+        lambda: ttw.train([], None, 1, TINY, np.nan),
+        lambda: ttw.train([], None, 1, TINY | {"decisions": 0}),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(call):
+    with pytest.raises(ValueError, match="expected"):
+        call()
 
 
 def test_finish_games_adds_up_each_game():

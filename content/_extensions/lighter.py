@@ -24,7 +24,7 @@ def describe(app, pagename, templatename, context, doctree):
 
 
 def launch(app, pagename, templatename, context, doctree):
-    """The theme's launch buttons look for a kernel, which jupytext leaves out."""
+    """Give the theme, which then adds launch buttons, a sign of a notebook."""
     page = app.env.metadata.get(pagename, {})
     if "jupytext" in page:
         page.setdefault("kernelspec", {})

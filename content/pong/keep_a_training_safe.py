@@ -209,10 +209,9 @@ def lock_folder(folder):
             f"Another training keeps its checkpoints in {folder}. Wait until "
             "it is done, or set PONG_CHECKPOINTS to another folder."
         ) from None
-    except NotImplementedError:
-        print(f"{folder} can't be locked. Let only one training use it.")
-    except OSError:
-        pass  # read-only: there may still be a checkpoint to go on from
+    except (NotImplementedError, OSError) as error:
+        # Read-only? There may still be a checkpoint to go on from.
+        print(f"No lock ({error}). Let only one training use {folder}.")
     return lock
 
 

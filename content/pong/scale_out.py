@@ -8,9 +8,12 @@ import tempfile
 import time
 import warnings
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+if not find_spec("ray"):
+    raise ImportError("Missing on this page: (uv) pip install ray")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if os.environ.get("RAY_ADDRESS"):
     # Ray would try the address 20 times, for 40 seconds each.
@@ -26,6 +29,7 @@ logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
 
 
 import numpy as np
+import ray
 from scipy import sparse
 
 import pong
@@ -46,11 +50,6 @@ from pong.train_to_win import (
     finish_games,
     generator,
 )
-
-try:
-    import ray
-except ImportError:
-    raise ImportError("Missing on this page: (uv) pip install ray") from None
 
 
 def pack(experience):
@@ -131,15 +130,19 @@ def start_ray(folder, n_cpus, store_bytes, n_attempts=3, **options):
                 raise
 
 
-def remove_leftovers(parent):
-    """Remove the folders of processes that are gone."""
-    for folder in Path(parent).glob("ray-pong-*"):
+def temporary_folder(parent):
+    """Return a TemporaryDirectory; first remove those of dead processes."""
+    # On Windows, to ask would be to kill.
+    left = Path(parent).glob("ray-pong-*") if os.name == "posix" else ()
+    for folder in left:
         try:
-            os.kill(int(folder.name.split("-")[2]), 0)  # sends nothing
+            os.kill(int(folder.name.split("-")[2]), 0)  # only asks
         except ProcessLookupError:
             shutil.rmtree(folder, ignore_errors=True)
         except (PermissionError, ValueError):
-            pass  # somebody else's, and alive; or not of this page
+            pass  # alive, and somebody else's; or not of this page
+    name = f"ray-pong-{os.getpid()}-"
+    return tempfile.TemporaryDirectory("", name, parent, True)
 
 
 @contextmanager
@@ -156,13 +159,8 @@ def ray_running(address=None, n_cpus=3, store_bytes=150e6, needed=1.0e9):
             "Close other notebooks, or run this one on a larger computer."
         )
     # The paths of Ray's sockets may have at most 100 characters.
-    parent = "/tmp" if os.name == "posix" else None
-    if parent:
-        remove_leftovers(parent)
-    prefix = f"ray-pong-{os.getpid()}-"
-    with tempfile.TemporaryDirectory(
-        prefix=prefix, dir=parent, ignore_cleanup_errors=True
-    ) as folder:
+    parent = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
+    with temporary_folder(parent) as folder:
         try:
             if address:
                 ray.init(address, **options)

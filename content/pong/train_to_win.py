@@ -188,7 +188,6 @@ def train(
     It ends when the settings' decisions or max_seconds are used up, or when it
     is stopped. save(run, history) is called after each rollout.
     """
-
     if not max_seconds > 0 < settings["decisions"]:
         raise ValueError("max_seconds, decisions: expected more than 0")
 
