@@ -68,6 +68,11 @@ def executed(request, book, pages):
     return name, pages[name], cells
 
 
+def test_every_page_is_in_the_table_of_contents():
+    """Otherwise the build leaves it out, and does not even warn."""
+    assert {path.stem for path in CONTENT.glob("*.md")} == set(PAGES)
+
+
 def test_book_builds_without_a_warning(book):
     assert "build succeeded" in book.log
     assert "WARNING" not in book.log

@@ -160,6 +160,13 @@ def test_adam_agrees_with_the_plain_formula(max_grad_norm):
             assert_allclose(agent.model[k], w[k], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_adam_refuses_broken_gradients(bad):
+    gradient = {"w": np.array([1, bad, 1], np.float32)}
+    with pytest.raises(FloatingPointError, match="gradient of update 1"):
+        ppo.adam_step(ppo.new_agent(gradient), gradient, 0.1, 0.5)
+
+
 def test_minibatches_take_each_row_once_per_epoch():
     ids = np.arange(10) + 1.0
     inputs = tuple(sparse.csr_matrix(s * ids[:, None]) for s in (1, -1))
