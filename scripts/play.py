@@ -6,6 +6,11 @@
 not used to find the rules; `weights` trains for about six minutes and writes
 the agents that the page loads, of several ages, to content/_extra/play;
 `ages` measures them on the emulator as they are loaded.
+
+    python scripts/play.py two_players
+
+records a rally in which the left paddle is a player's, too. It needs an emulator
+for two, which `pip install multi-agent-ale-py` brings.
 """
 
 import json
@@ -41,6 +46,7 @@ from pong.train_to_win import N_GAMES, evaluate, new_run, training
 WEIGHTS = recording.ROOT / "content" / "_extra" / "play" / "weights"
 FIRST_SEED = 9000
 NOISE = (0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 0.1, 0.2, 0.12, 0.08)
+LEFT_PLAYER = {"left": 50, "left_goal": 59}  # where they are with two players
 BUTTONS = (ale_py.Action.NOOP, ale_py.Action.RIGHT, ale_py.Action.LEFT)
 AGES = {"100k": 100_000, "400k": 400_000, "1m": 1_000_000}
 LABELS = {
@@ -102,6 +108,43 @@ def traces():
     trace_facts()
 
 
+def two_players(n_frames=40_000, seed=2):
+    """Record what happens when two players follow the ball."""
+    from multi_agent_ale_py import ALEInterface
+
+    ale, rng = ALEInterface(), np.random.default_rng(seed)
+    ale.setFloat(b"repeat_action_probability", 0.0)
+    ale.setInt(b"frame_skip", 1)
+    ale.loadROM(str(get_rom_path("pong")))
+    ale.setMode(ale.getAvailableModes(2)[0])
+    ale.reset_game()
+    cells = list((CELLS | LEFT_PLAYER).values())
+    memory, actions, left = [ale.getRAM()[cells]], [], np.zeros(2, int)
+    moves, serves = np.array([0, 3, 4]), np.array([1, 11, 12])  # their buttons
+    names = list(CELLS | LEFT_PLAYER)
+    held = np.zeros(2, int)
+    for t in range(n_frames):
+        now = dict(zip(names, memory[-1].astype(int)))
+        for player, goal in enumerate(("right_goal", "left_goal")):
+            aim = now["y"] - 6 + t // 200 % 2 * rng.integers(-8, 9)
+            away = aim - now[goal]
+            if now["y"] and rng.random() < 0.97:
+                held[player] = DOWN if away > 4 else UP if away < -4 else STAY
+            elif left[player] == 0:  # any, for a while
+                held[player], left[player] = rng.integers(3), rng.integers(20)
+            left[player] = max(left[player] - 1, 0)
+        ale.act((moves if now["y"] else serves)[held])
+        actions.append(held.copy())
+        memory.append(ale.getRAM()[cells])
+    memory, actions = np.array(memory), np.array(actions, np.uint8)
+    np.savez_compressed(
+        recording.DATA / "court-two-players.npz",
+        changes=np.diff(memory, axis=0, prepend=np.zeros_like(memory[:1])).T,
+        actions=actions.T,  # the right player's, the left player's
+    )
+    recording.save_facts("court-two-players", seed=seed)
+
+
 def trace_facts():
     """Write down how the traces were made."""
     recording.save_facts(
@@ -156,7 +199,7 @@ def ages():
     decisions = {"untrained": 0, **AGES, "shipped": all_decisions(made)}
     for name, label in LABELS.items():
         path = WEIGHTS / f"{name}.safetensors"
-        n_games = 100 if name == "shipped" else 20
+        n_games = 100 if name == "shipped" else 30
         returns, _ = evaluate(load_small_model(path), n_games)
         rows.append(
             {
@@ -181,4 +224,11 @@ def age_facts():
 
 
 if __name__ == "__main__":
-    recording.main({"traces": traces, "weights": weights, "ages": ages})
+    recording.main(
+        {
+            "traces": traces,
+            "weights": weights,
+            "ages": ages,
+            "two_players": two_players,
+        }
+    )

@@ -10,7 +10,7 @@ import pong.play as play
 from play_numbers import follower
 from pong.keep_a_training_safe import load_model
 from pong.many_games_at_once import find_objects
-from pong.play import CELLS, new_court, objects, step, to_court, trace
+from pong.play import CELLS, Court, new_court, objects, step, to_court, trace
 from pong.set_up import data_file
 
 
@@ -24,6 +24,29 @@ def test_pictures_are_the_emulators(kind):
     assert np.array_equal(objects(court), find_objects(pictures))
     for t in range(2, len(pictures)):  # the first two have other colors
         assert np.array_equal(play.draw(court, t), pictures[t]), t
+
+
+def test_two_players_on_the_emulator():
+    """The left paddle is exact when a player moves it, and the ball nearly always."""
+    with np.load(data_file("court-two-players.npz")) as file:
+        cells = np.cumsum(file["changes"], axis=1, dtype=np.uint8).T
+        right, left = file["actions"].astype(int)
+    court = to_court(cells[:, : len(CELLS)], right)
+    knob = court.left_knob.copy()
+    for t, action in enumerate(left, 1):
+        knob[t] = play.turn(knob[t - 1], action)
+    goal = cells[:, len(CELLS)].astype(int)
+    court = court._replace(left_knob=knob, left_goal=goal)
+    after = Court(*(a[1:] for a in court))
+    predicted, _ = step(Court(*(a[:-1] for a in court)), right, left)
+    for name in ("left", "left_goal", "right", "right_goal"):
+        assert (getattr(predicted, name) == getattr(after, name)).all(), name
+    same = [getattr(predicted, k) == getattr(after, k) for k in ("x", "y")]
+    flying = (court.y[:-1] > 0) & (after.y > 0)
+    by_left = flying & (court.x[:-1] < 128) & (after.vx > court.vx[:-1])
+    wrong = (~np.all(same, axis=0) & flying).sum()
+    assert (flying.sum(), wrong) == (39_817, 3)  # the page says so
+    assert by_left.sum() > 100
 
 
 def test_players_who_do_the_same_make_the_same_court():

@@ -139,7 +139,7 @@ function gaeFigure(root) {
   const { outcome, values } = JSON.parse(root.querySelector("script[type='application/json']").textContent);
   const rewards = values.map((_, t) => (t + 1 < values.length ? 0 : outcome));
   const settings = { gamma: 1, lambda: 0.98 };
-  const charts = [["V, what it expects", "value", 1.2], ["δ, the surprises", "up", 1], ["A, the advantages", "down", 2]]
+  const charts = [["V, what it expects", "value", 1.5], ["δ, the surprises", "up", 1.5], ["A, the advantages", "down", 2]]
     .map(([title, color, limit]) => ({ title, ...chart(`${title}, over the decisions of a rally`, [color], [-limit, limit], 0), limit }));
   const note = element("p.pong-status");
   const update = () => {
