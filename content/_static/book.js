@@ -1,14 +1,13 @@
 // What the pages do by themselves.
 
-// Formulas: MathJax, which weighs more than a page, comes when a formula is near,
-// or when the reader does anything at all.
+// Formulas: MathJax, which weighs more than a page, comes when a formula is in view,
+// or when the reader does anything at all, such as scrolling.
 {
   const mathjax = new URL("mathjax/tex-chtml.js", document.currentScript.src);
   const signs = ["scroll", "pointerdown", "keydown", "beforeprint"];
   const formulas = [...document.querySelectorAll(".math")];
   const near = new IntersectionObserver(
     (entries) => entries.some((entry) => entry.isIntersecting) && begin(),
-    { rootMargin: "1000px" },
   );
 
   const typeset = async () => {
