@@ -223,7 +223,7 @@ def test_the_agent_keeps_its_strength_in_the_browser(page):
         page,
         """
       const model = await agent.loadWeights("weights/shipped.safetensors");
-      return Array.from({ length: 8 }, (_, seed) => {
+      return Array.from({ length: 20 }, (_, seed) => {
         const play = new game.Game(model, game.generator(seed + 1));
         while (!play.over) play.tick(null);
         return play.court.rightScore - play.court.leftScore;
