@@ -173,10 +173,42 @@ def test_recorded_pairs_are_complete_and_of_unused_seeds():
     assert table.groupby(["variant", "seed"])["decisions"].max().nunique() == 1
 
 
-def test_what_the_page_says_of_the_trials():
+@pytest.fixture(scope="module")
+def ablations():
+    table = recorded("ablations")
+    table["points"] = table["won"] + table["lost"]
+    return table
+
+
+def test_what_the_page_says_of_the_parts(ablations):
+    last = ablations[ablations["decisions"] > 250_000]
+    share = last.assign(share=last["won"] / last["points"])
+    ends = share.pivot(index="seed", columns="variant", values="share")
+    ends = ends[list(VARIANTS)]
+    parts = compare(ends, np.random.default_rng(0)).set_index("variant")
+    parts = parts[parts["seeds"] == 10]
+    assert len(parts) == 4 and (parts["effect"] == "not known").all()
+    assert parts.loc["discount: γ = 0.99", "difference"] > 0
+    assert parts.loc["learn, then play", "difference"] > 0
+    assert parts.loc["no third action", "low"] == pytest.approx(0, abs=0.015)
+    points = ablations.groupby(["seed", "variant"])["points"].sum().unstack()
+    lengths = ablations["decisions"].max() / points[list(VARIANTS)]
+    longer = compare(lengths, np.random.default_rng(0)).set_index("variant")
+    assert round(longer.loc["discount: γ = 0.99", "difference"]) == 11
+    assert longer.loc["discount: γ = 0.99", "effect"] == "more"
+    assert longer.loc["no mirror", "effect"] == "less"
+    tenth = longer.loc["no mirror", "difference"] / lengths.iloc[:, 0].mean()
+    assert round(tenth, 1) == -0.1
+
+
+def test_what_the_page_says_of_a_lucky_baseline(ablations):
     trials = recorded("trials")
     table = trials.pivot(index="seed", columns="variant", values="share")
     table = table[trials["variant"].unique()]  # the baseline first
+    assert round(table["as it is"].mean(), 2) == 0.43
+    baseline = ablations[ablations["variant"] == "the agent of the book"]
+    last = baseline[baseline["decisions"] > 250_000]
+    assert round((last["won"] / last["points"]).mean(), 2) == 0.33
     effects = compare(table, np.random.default_rng(0)).set_index("variant")
     assert set(effects["effect"]) == {"less", "not known"}
     assert effects.loc["learning between the rollouts", "effect"] == "less"
