@@ -352,6 +352,8 @@ def comparison():
         minutes=MINUTES,
         versions=versions,
     )
+    by_agent = table.groupby("agent", sort=False)["mean_return"]
+    print(by_agent.agg(["median", "min", "max"]).round(1).to_string())
 
 
 if __name__ == "__main__":
