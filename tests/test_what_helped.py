@@ -186,6 +186,11 @@ def test_what_the_page_says_of_the_parts(ablations):
     ends = share.pivot(index="seed", columns="variant", values="share")
     ends = ends[list(VARIANTS)]
     parts = compare(ends, np.random.default_rng(0)).set_index("variant")
+    few = parts[parts["seeds"] == 4]
+    assert list(few.index) == ["1 epoch", "no clipping"]
+    assert (few["effect"] == "less").all()
+    baseline = ends.loc[31:34, "the agent of the book"].mean()
+    assert (few["mean"] < baseline / 2).all()
     parts = parts[parts["seeds"] == 10]
     assert len(parts) == 4 and (parts["effect"] == "not known").all()
     assert parts.loc["discount: γ = 0.99", "difference"] > 0
