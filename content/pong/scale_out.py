@@ -148,11 +148,7 @@ def temporary_folder(parent):
 @contextmanager
 def ray_running(address=None, n_cpus=3, store_bytes=150e6, needed=1.0e9):
     """Start Ray here, or connect to the cluster at an address, for a while."""
-    options = {
-        "log_to_driver": False,
-        "logging_level": "FATAL",
-        "runtime_env": {"py_modules": [os.path.dirname(pong.__file__)]},
-    }
+    options = {"log_to_driver": False, "logging_level": "FATAL"}
     if not address and free_memory() < needed:
         raise MemoryError(
             f"Ray and its players need {needed / 1e9:.1f} GB of free memory. "
@@ -163,7 +159,8 @@ def ray_running(address=None, n_cpus=3, store_bytes=150e6, needed=1.0e9):
     with temporary_folder(parent) as folder:
         try:
             if address:
-                ray.init(address, **options)
+                package = {"py_modules": [os.path.dirname(pong.__file__)]}
+                ray.init(address, runtime_env=package, **options)
             else:
                 start_ray(folder, n_cpus, store_bytes, **options)
             yield
