@@ -19,7 +19,7 @@ from pages import serve
 # What shared links open, and the heaviest chapter.
 PAGES = ("index", "train-to-win", "pong-from-pixels", "inside-the-agent")
 GOALS = {
-    "performance": 90,
+    "performance": 85,  # of a chapter; 90 of the first page
     "accessibility": 100,
     "best-practices": 95,
     "seo": 95,
@@ -78,7 +78,8 @@ def main():
             }
             weight = audits[0]["total-byte-weight"]["numericValue"] / 1000
             print(page, scores, times, f"{weight:.0f} kB", flush=True)
-            for name, goal in GOALS.items():
+            goals = GOALS | {"performance": 90 if page == "index" else 85}
+            for name, goal in goals.items():
                 if scores[name] < goal:
                     reached = False
                     print(f"  {name}: {scores[name]}, the goal is {goal}")
