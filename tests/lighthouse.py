@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from conftest import ROOT
 from pages import serve
 
+ROOT = Path(__file__).resolve().parent.parent
 # What shared links open, and the heaviest chapter.
 PAGES = ("index", "train-to-win", "pong-from-pixels", "inside-the-agent")
 GOALS = {
