@@ -111,8 +111,8 @@ def encode(scene):
     pictures = (scene.previous.reshape(n, -1), scene.current.reshape(n, -1))
     dense = np.hstack([*pictures, scene.last_actions, np.ones((n, 1), bool)])
     numbers = np.flatnonzero(dense).astype(np.int32)  # counted row after row
-    ends_of_rows = dense.shape[1] * np.arange(n + 1)
-    starts = np.searchsorted(numbers, ends_of_rows).astype(np.int32)
+    borders = dense.shape[1] * np.arange(n + 1)  # the rows' first numbers
+    starts = np.searchsorted(numbers, borders).astype(np.int32)
     columns = numbers % dense.shape[1]
     ones = np.ones(len(columns), np.float32)
     return tuple(
