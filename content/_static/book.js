@@ -36,10 +36,11 @@
 }
 
 // The fonts of the icons weigh more than a page: they come once its text is there.
-new PerformanceObserver(() => (document.documentElement.dataset.icons = "")).observe({
-  type: "paint",
-  buffered: true,
-});
+{
+  const show = () => (document.documentElement.dataset.icons = "");
+  new PerformanceObserver(show).observe({ type: "paint", buffered: true });
+  addEventListener("load", () => setTimeout(show, 3000)); // if nobody tells of paint
+}
 
 // Old addresses: a section that is not here any more may have gone elsewhere.
 {
