@@ -63,16 +63,16 @@ def test_learning_in_the_background_equals_a_plain_loop(monkeypatch):
     _, (past,) = train_and_watch(monkeypatch, first, 1, 1)
     rollout, _ = make_rollout(past, TINY)
     batches = list(minibatches(rollout, TINY, np.random.default_rng(19)))
-    coefficients, log = ttw.anneal(TINY, 0.5), []
+    coefficients, log = ttw.anneal(TINY, 0.5), {}
     with ThreadPoolExecutor(1) as pool:
         learner = ttw.learn(first, iter(batches), pool, coefficients, log)
         models = list(learner)
-    assert log[0] == (first, {}) and len(models) == len(log) == 5
+    assert models[0] is first.model and models[-1] is log["agent"].model
     agent = first
-    for batch, model, (other, said) in zip(batches, models[1:], log[1:]):
+    steps = zip(batches, models[1:], log["metrics"], strict=True)
+    for batch, model, said in steps:
         agent, metrics = update(agent, batch, **coefficients)
         assert said == metrics
-        assert model is other.model
         assert_same_models(model, agent.model)
     assert np.abs(agent.model["W1"] - first.model["W1"]).max() > 1e-4
 

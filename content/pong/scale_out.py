@@ -273,13 +273,13 @@ def training_on_ray(players, run, settings, n_rollouts):
         past = side_by_side([unpack(packed) for packed in fresh])
         rollout, explained = make_rollout(past, settings)
         now = anneal(settings, 1 - run.decisions / settings["decisions"])
-        log = [(agent, {})]
+        steps = []
         for batch in minibatches(rollout, settings, rng):
             agent, metrics = update(agent, batch, **now)
-            log.append((agent, metrics))
+            steps.append(metrics)
         check_finite("weights", agent.model.values(), run.decisions)
         weights, version = ray.put(agent.model), version + 1
         states = [run.generators[0], rng.bit_generator.state]
         done = run.decisions + past.actions.size
         run = Run(agent, done, run.returns + ended, states)
-        yield run, figures(run, explained, log) | counts
+        yield run, figures(run, explained, steps) | counts

@@ -28,14 +28,15 @@ from pong.ppo_in_numpy import Agent, make_rollout, minibatches, update
 def learn(agent, batches, pool, coefficients, log):
     """Yield the newest weights, and take the next step in the background.
 
-    log gets a pair after each step: the agent, and the metrics of the step.
+    log["agent"] is the newest one; log["metrics"] grows with each step.
     """
-    log.append((agent, {}))
+    log |= {"agent": agent, "metrics": []}
     for batch in batches:
         step = pool.submit(update, agent, batch, **coefficients)
         yield agent.model
         agent, metrics = step.result()
-        log.append((agent, metrics))
+        log["agent"] = agent
+        log["metrics"].append(metrics)
     yield agent.model
 
 
@@ -80,13 +81,13 @@ def mean_of_last(returns, n):
     return float(np.mean(returns[-n:])) if len(returns) >= n else np.nan
 
 
-def figures(run, explained, log):
+def figures(run, explained, metrics):
     """Return a row: of a rollout, and of what was learned meanwhile."""
     row = {"decisions": run.decisions, "games": len(run.returns)}
     row["mean_return"] = mean_of_last(run.returns, 50)
     row["explained_variance"] = explained
-    if len(log) > 1:  # in the first rollout, nothing is learned
-        first, last = log[1][1], log[-1][1]  # of the first and last minibatch
+    if metrics:  # in the first rollout, nothing is learned
+        first, last = metrics[0], metrics[-1]
         row["first_kl"] = first["approx_kl"]
         row["first_clip_fraction"] = first["clip_fraction"]
         row |= last
@@ -143,11 +144,11 @@ def training(games, run, seed, settings):
     scores, batches, now = np.zeros(sum(g.num_envs for g in games)), [], {}
     with ThreadPoolExecutor(1) as pool:
         while run.decisions < settings["decisions"]:
-            log = []
+            log = {}
             learner = learn(run.agent, batches, pool, now, log)
             with closed_if_interrupted(games):
                 past, scenes = play(games, scenes, learner, rngs[0], T, every)
-            agent, _ = log[-1]
+            agent = log["agent"]
             check_finite("rewards", [past.rewards], run.decisions)
             check_finite("weights", agent.model.values(), run.decisions)
             rollout, explained = make_rollout(past, settings)
@@ -157,7 +158,7 @@ def training(games, run, seed, settings):
             states = [rng.bit_generator.state for rng in rngs]
             done = run.decisions + past.actions.size
             run = Run(agent, done, run.returns + ended, states)
-            yield run, figures(run, explained, log)
+            yield run, figures(run, explained, log["metrics"])
 
 
 def progress_bar(done):
