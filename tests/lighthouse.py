@@ -61,8 +61,7 @@ def main():
                 name: round(
                     100
                     * statistics.median(
-                        report["categories"][name]["score"]
-                        for report in reports
+                        report["categories"][name]["score"] for report in reports
                     )
                 )
                 for name in GOALS
@@ -70,9 +69,7 @@ def main():
             audits = [report["audits"] for report in reports]
             times = {
                 label: round(
-                    statistics.median(a[name]["numericValue"] for a in audits)
-                    / 1000,
-                    2,
+                    statistics.median(a[name]["numericValue"] for a in audits) / 1000, 2
                 )
                 for name, label in MEASURES.items()
             }
@@ -83,9 +80,7 @@ def main():
                 if scores[name] < goal:
                     reached = False
                     print(f"  {name}: {scores[name]}, the goal is {goal}")
-                    for reference in reports[0]["categories"][name][
-                        "auditRefs"
-                    ]:
+                    for reference in reports[0]["categories"][name]["auditRefs"]:
                         audit = reports[0]["audits"][reference["id"]]
                         if audit["score"] not in (None, 1):
                             print("   ", audit["id"], audit["score"])

@@ -42,9 +42,7 @@ class Pages(http.server.BaseHTTPRequestHandler):
             "Accept-Ranges": "bytes",
             "Cache-Control": "max-age=600",
         }
-        part = re.fullmatch(
-            r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")
-        )
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if part and status == HTTPStatus.OK:
             begin, end = int(part[1]), int(part[2] or len(data) - 1)
             headers["Content-Range"] = f"bytes {begin}-{end}/{len(data)}"

@@ -21,18 +21,14 @@ def toc_pages():
     """Return the pages of the table of contents, in its order, without suffix."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     return [toc["root"]] + [
-        chapter["file"]
-        for part in toc["parts"]
-        for chapter in part["chapters"]
+        chapter["file"] for part in toc["parts"] for chapter in part["chapters"]
     ]
 
 
 PAGES = toc_pages()
 TITLES = {
     page: re.search(
-        r"^# (.+)$",
-        (CONTENT / f"{page}.md").read_text(encoding="utf-8"),
-        re.MULTILINE,
+        r"^# (.+)$", (CONTENT / f"{page}.md").read_text(encoding="utf-8"), re.MULTILINE
     )[1]
     for page in PAGES
 }
@@ -50,8 +46,7 @@ def pages(book):
     """Return the parsed HTML of each page."""
     return {
         page: BeautifulSoup(
-            (book.html / f"{page}.html").read_text(encoding="utf-8"),
-            "html.parser",
+            (book.html / f"{page}.html").read_text(encoding="utf-8"), "html.parser"
         )
         for page in PAGES
     }
@@ -89,9 +84,7 @@ def test_nothing_is_done_twice(book):
 def test_every_code_cell_has_its_output(executed):
     _, soup, cells = executed
     shown = soup.select("article div.cell")
-    cells = [
-        c for c in cells if "remove-cell" not in c.metadata.get("tags", [])
-    ]
+    cells = [c for c in cells if "remove-cell" not in c.metadata.get("tags", [])]
     assert len(shown) == len(cells) > 0
     for html, cell in zip(shown, cells):
         assert cell.execution_count, cell.source
@@ -101,18 +94,13 @@ def test_every_code_cell_has_its_output(executed):
             for output in cell.outputs
             if not (hidden and output.get("name") == "stderr")
         ]
-        assert bool(html.select_one(".cell_output")) == bool(outputs), (
-            cell.source
-        )
+        assert bool(html.select_one(".cell_output")) == bool(outputs), cell.source
         assert bool(html.select_one(".cell_input")), cell.source
 
 
 def said(cell):
     """Return the text that a cell has printed and returned."""
-    texts = (
-        o.get("text", o.get("data", {}).get("text/plain"))
-        for o in cell.outputs
-    )
+    texts = (o.get("text", o.get("data", {}).get("text/plain")) for o in cell.outputs)
     return "".join(filter(None, texts))
 
 
@@ -196,9 +184,7 @@ def test_notebooks_hold_their_videos(executed):
 def test_internal_links_lead_somewhere(book, config):
     prefix = f"/{config['repository']['url'].rsplit('/', 1)[-1]}/"
     soups = {
-        path.resolve(): BeautifulSoup(
-            path.read_text(encoding="utf-8"), "html.parser"
-        )
+        path.resolve(): BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
         for path in book.html.glob("**/*.html")
         if "_static" not in path.parts
     }
@@ -230,12 +216,8 @@ def test_internal_links_lead_somewhere(book, config):
 
 def test_bibliography_is_cited_and_found_in_the_world():
     bib = (CONTENT / "references.bib").read_text(encoding="utf-8")
-    entries = re.findall(
-        r"^@\w+\{(\w+),(.*?)^\}", bib, re.MULTILINE | re.DOTALL
-    )
-    sources = "".join(
-        path.read_text(encoding="utf-8") for path in CONTENT.glob("*.md")
-    )
+    entries = re.findall(r"^@\w+\{(\w+),(.*?)^\}", bib, re.MULTILINE | re.DOTALL)
+    sources = "".join(path.read_text(encoding="utf-8") for path in CONTENT.glob("*.md"))
     roles = re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", sources)
     cited = {key.strip() for role in roles for key in role.split(",")}
     assert {key for key, _ in entries} == cited
@@ -271,9 +253,7 @@ def launch_addresses(config, name):
 def test_launch_buttons_open_the_notebook(executed, config):
     name, soup, _ = executed
     links = [a["href"] for a in soup.select(".header-article-items a[href]")]
-    launches = [
-        link for link in links if "colab" in link or "mybinder" in link
-    ]
+    launches = [link for link in links if "colab" in link or "mybinder" in link]
     assert sorted(launches) == launch_addresses(config, name)
     downloads = [link for link in links if "_sources" in link]
     assert {link.rsplit(".", 1)[-1] for link in downloads} == {"ipynb", "md"}
@@ -334,8 +314,7 @@ def test_sections_that_moved_are_where_they_should_be(pages):
 def test_sitemap_lists_the_pages(book, pages):
     text = (book.html / "sitemap.xml").read_text(encoding="utf-8")
     assert set(re.findall(r"<loc>(.*?)</loc>", text)) == {
-        soup.head.find("link", rel="canonical")["href"]
-        for soup in pages.values()
+        soup.head.find("link", rel="canonical")["href"] for soup in pages.values()
     }
 
 

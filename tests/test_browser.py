@@ -68,16 +68,13 @@ def visit(browser, site):
 
     def open_page(page, width=1280, scheme="light", section="", **options):
         context = browser.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme=scheme,
-            **options,
+            viewport={"width": width, "height": 900}, color_scheme=scheme, **options
         )
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         tab = context.new_page()
         tab.on(
-            "console",
-            lambda m: problems.append(m.text) if m.type == "error" else None,
+            "console", lambda m: problems.append(m.text) if m.type == "error" else None
         )
         tab.on("pageerror", lambda error: problems.append(str(error)))
         tab.on(
@@ -139,9 +136,7 @@ def test_page_opens_cleanly_and_fits(visit, page, width, scheme):
     assert tab.title()
     tab.evaluate(ARRIVE)
     typeset(tab)
-    overflow = tab.evaluate(
-        "document.documentElement.scrollWidth - window.innerWidth"
-    )
+    overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert overflow <= 0
     assert not tab.evaluate(SQUASHED)
     assert tab.evaluate(WEIGHT) <= MOST_BYTES
@@ -154,12 +149,7 @@ def test_page_opens_cleanly_and_fits(visit, page, width, scheme):
     tab.evaluate(
         "document.querySelectorAll('details').forEach(d => { d.open = true; })"
     )
-    assert (
-        tab.evaluate(
-            "document.documentElement.scrollWidth - window.innerWidth"
-        )
-        <= 0
-    )
+    assert tab.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     check_barriers(tab)
 
 
@@ -196,10 +186,7 @@ def test_videos_play_when_asked_to(visit, page):
         return [image.naturalWidth, image.naturalHeight];
     }"""
     fetched = []
-    tab.on(
-        "request",
-        lambda r: fetched.append(r.url) if ".mp4" in r.url else None,
-    )
+    tab.on("request", lambda r: fetched.append(r.url) if ".mp4" in r.url else None)
     tab.wait_for_timeout(500)
     assert not tab.evaluate(
         "performance.getEntriesByType('resource')"
@@ -213,9 +200,7 @@ def test_videos_play_when_asked_to(visit, page):
         video.scroll_into_view_if_needed()
         video.focus()
         tab.keyboard.press("Space")
-        clock = (
-            "n => document.querySelectorAll('article video')[n].currentTime"
-        )
+        clock = "n => document.querySelectorAll('article video')[n].currentTime"
         tab.wait_for_function(f"{clock} > 0.3", arg=number)
         first = video.evaluate(look)
         tab.wait_for_function(f"{clock} > 1.5", arg=number)
@@ -304,9 +289,7 @@ SCROLLING = """() => [...document.querySelectorAll(
 def test_what_scrolls_can_be_reached_by_keyboard(visit, page):
     tab = visit(page, 360)
     unreachable = f"({SCROLLING})().filter(box => box.tabIndex < 0).length"
-    tab.wait_for_function(
-        f"({SCROLLING})().length && !{unreachable}", polling=200
-    )
+    tab.wait_for_function(f"({SCROLLING})().length && !{unreachable}", polling=200)
     # What was folded, too.
     tab.evaluate(
         "document.querySelectorAll('details').forEach(d => { d.open = true; })"
@@ -401,9 +384,7 @@ def test_copy_button_copies_the_code(visit, site):
 
 def test_solutions_unfold(visit):
     tab = visit("pong-from-pixels")
-    solutions = tab.locator(
-        "article details.hide.above-input, article details.hide"
-    )
+    solutions = tab.locator("article details.hide.above-input, article details.hide")
     assert solutions.count() >= 3
     solution = solutions.last
     code = solution.locator(".cell_input, pre").first

@@ -73,13 +73,13 @@ def train(folder, events=(), changes=(), seed=SEED, n_hidden=8, every=0):
     with (
         mock.patch.object(ttw, "get_ipython", return_value="a notebook"),
         mock.patch.object(ttw, "play", eventful_play),
-        safe.open_checkpoints(
-            folder, start, changed | {"seed": seed}, every
-        ) as (run, history, save),
+        safe.open_checkpoints(folder, start, changed | {"seed": seed}, every) as (
+            run,
+            history,
+            save,
+        ),
     ):
-        return ttw.train(
-            some_games(), run, seed, changed, np.inf, history, save
-        )
+        return ttw.train(some_games(), run, seed, changed, np.inf, history, save)
 
 
 def listen(*args):
@@ -220,9 +220,7 @@ OTHER_FILES = [
     safetensors.numpy.save({}, {"facts": "[" * 100_000, "sha256": ""}),
 ]
 ODD = b"-1 0 1e999 null F16 F8_E4M3 shape facts sha256 \\ud800 [[1,2],3]"
-ODD += (
-    b" 4611686018427387904 18446744073709551616 1,1,1,1,1,1,1,1,1" + b",1" * 60
-)
+ODD += b" 4611686018427387904 18446744073709551616 1,1,1,1,1,1,1,1,1" + b",1" * 60
 
 
 def test_other_and_damaged_files_are_refused(tmp_path):

@@ -60,7 +60,5 @@ def test_players_who_do_the_same_make_the_same_court():
 
 
 def test_the_agent_keeps_its_strength():
-    returns = play.play_on_court(
-        10, load_model(data_file("agent.safetensors")), seed=3
-    )
+    returns = play.play_on_court(10, load_model(data_file("agent.safetensors")), seed=3)
     assert returns.mean() >= 15 and returns.min() >= 0

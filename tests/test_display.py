@@ -60,9 +60,7 @@ def ends(pid, seconds=30):
     return not psutil.pid_exists(pid)
 
 
-@pytest.mark.parametrize(
-    "end", ["env.close()", "import os; os.kill(os.getpid(), 9)"]
-)
+@pytest.mark.parametrize("end", ["env.close()", "import os; os.kill(os.getpid(), 9)"])
 def test_window_opens_and_no_screen_stays(end):
     done = run(SCRIPT + end, DISPLAY=":77")  # where no screen is
     assert done.returncode == (0 if "close" in end else -9), done.stderr

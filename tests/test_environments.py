@@ -354,9 +354,7 @@ def run_page(folder, env):
     work = folder / "work"
     work.mkdir(exist_ok=True)
     notebook = nbformat.read(CONTENT / "set-up.ipynb", as_version=4)
-    notebook.cells.append(
-        nbformat.v4.new_code_cell("plt.plot([0, 1], [1, 0]);")
-    )
+    notebook.cells.append(nbformat.v4.new_code_cell("plt.plot([0, 1], [1, 0]);"))
     nbformat.write(notebook, work / "page.ipynb")
     done = run(
         *(sys.executable, "-m", "nbconvert", "--execute", "--to", "notebook"),

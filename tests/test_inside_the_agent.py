@@ -44,9 +44,7 @@ def test_watched_games_are_those_of_the_evaluation(model, whole_game):
     """And the same alone as side by side."""
     games = inside.watch(model, SEEDS)
     evaluated = recorded("evaluation").query("actions == 'greedy'")
-    for game, row in zip(
-        games, evaluated.set_index("seed").loc[SEEDS].itertuples()
-    ):
+    for game, row in zip(games, evaluated.set_index("seed").loc[SEEDS].itertuples()):
         assert game.rewards.sum() == row[2]
         assert len(game.actions) == game.inputs[0].shape[0] == row.decisions
     alone = inside.join(whole_game)
@@ -159,9 +157,7 @@ def test_mean_interval_draws_whole_games():
     games, values = np.repeat(np.arange(8) + 5, 30), np.repeat(means, 30)
     # Equally many of each game: the bootstrap of the games' means.
     expected = bootstrap_interval(means, np.random.default_rng(0))
-    found = inside.mean_interval(
-        values[order], games[order], np.random.default_rng(0)
-    )
+    found = inside.mean_interval(values[order], games[order], np.random.default_rng(0))
     np.testing.assert_allclose(found, expected)
 
 
@@ -189,9 +185,7 @@ def test_a_frame_shows_game_input_and_now(whole_game):
 
 
 def test_video_has_the_colors_of_the_console():
-    env = gym.make(
-        "ALE/Pong-v5", obs_type="grayscale", render_mode="rgb_array"
-    )
+    env = gym.make("ALE/Pong-v5", obs_type="grayscale", render_mode="rgb_array")
     env.reset(seed=9)
     moments, colors, cells = [], [], sparse.csr_matrix((1, 5123))
     for t in range(90):

@@ -19,9 +19,7 @@ CHECKED = "nbval-check-output"  # nbval compares the output of these cells
 KEPT = "keep_output"  # nbstripout leaves the output of these cells
 
 
-every_notebook = pytest.mark.parametrize(
-    "source", SOURCES, ids=lambda path: path.stem
-)
+every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
 
 def test_every_ipynb_and_module_has_its_source():
@@ -97,8 +95,7 @@ def test_jupyterlab_opens_and_saves_without_a_change(lab, folder, newer):
             text = md.read_text(encoding="utf-8")
             assert text == source.read_text(encoding="utf-8"), "make format"
         saved, before = (
-            nbformat.read(path.with_suffix(".ipynb"), 4)
-            for path in (md, source)
+            nbformat.read(path.with_suffix(".ipynb"), 4) for path in (md, source)
         )
         assert saved.cells == before.cells
 

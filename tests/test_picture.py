@@ -32,9 +32,7 @@ def test_picture_shows_what_the_chapter_computes():
     figure = Figure(figsize=(7, 2.65), layout="constrained")
     titles = ("What you see", "What is left", "What has changed")
     court = frames[-1][35:195]
-    for ax, title, picture in zip(
-        figure.subplots(1, 3), titles, (court, now, change)
-    ):
+    for ax, title, picture in zip(figure.subplots(1, 3), titles, (court, now, change)):
         ax.imshow(picture, cmap="gray", interpolation="nearest")
         ax.set_title(title)
         ax.set_axis_off()

@@ -100,9 +100,7 @@ def game(play):
 def recorded():
     """Return what the page must compute, and the rally of its figure."""
     model = load_small_model(PLAY / "weights/shipped.safetensors")
-    rally = re.search(
-        r'application/json">(.*?)</script>', PAGE.read_text("utf-8")
-    )
+    rally = re.search(r'application/json">(.*?)</script>', PAGE.read_text("utf-8"))
     return numbers(model, json.loads(rally[1]))
 
 
@@ -240,9 +238,7 @@ def test_nothing_loads_before_start(page):
     assert not any(url.endswith(late) for url in page.requests)
     start(page)
     weights = [url for url in page.requests if url.endswith(late[0])]
-    assert [url.rsplit("/", 1)[1] for url in weights] == [
-        "shipped.safetensors"
-    ]
+    assert [url.rsplit("/", 1)[1] for url in weights] == ["shipped.safetensors"]
 
 
 def test_a_game_ends_at_21_and_starts_again(game):
@@ -345,8 +341,7 @@ def test_options_change_the_agent_and_its_opponent(game):
         game.get_by_label("How old is it?").select_option(age)
         label = {"100k": "100,000", "400k": "400,000", "1m": "1 million"}
         game.locator(
-            ".pong-stage .pong-status",
-            has_text=f"Now playing: {label.get(age, age)}",
+            ".pong-stage .pong-status", has_text=f"Now playing: {label.get(age, age)}"
         ).wait_for()
         weights.add(pong(game, "pong.game.model.W2[10]"))
     assert len(weights) == 5
@@ -406,8 +401,7 @@ def damaged(kind):
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["cut off", "another shape", "no file of weights", "damaged", "missing"],
+    "kind", ["cut off", "another shape", "no file of weights", "damaged", "missing"]
 )
 def test_bad_weights_say_so(page, kind):
     body = damaged(kind)

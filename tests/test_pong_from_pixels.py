@@ -97,9 +97,7 @@ def test_rmsprop_against_a_step_by_hand():
 @pytest.mark.parametrize("seed", range(20))
 def test_discounting_against_its_definition(seed):
     rng = np.random.default_rng(seed)
-    rewards = rng.choice(
-        [-1, 0, 1], p=[0.05, 0.9, 0.05], size=rng.integers(1, 120)
-    )
+    rewards = rng.choice([-1, 0, 1], p=[0.05, 0.9, 0.05], size=rng.integers(1, 120))
     gamma = rng.choice([0.0, 0.5, 0.9, 0.99, 1.0])
     ends = np.append(np.flatnonzero(rewards), len(rewards) - 1)
     expected = [
@@ -128,9 +126,7 @@ def test_standardizing():
 def test_an_episode_holds_what_happened():
     env = ShortPong()
     model = chapter.initialize_policy(6400, 5, np.random.default_rng(0))
-    episode = chapter.play_episode(
-        env, model, np.random.default_rng(1), seed=9
-    )
+    episode = chapter.play_episode(env, model, np.random.default_rng(1), seed=9)
     assert env.resets == [9]
     np.testing.assert_array_equal(episode.rewards, env.rewards)
     # What was there before each decision: every second pixel of the court.
@@ -176,9 +172,7 @@ def test_training_steps_once_per_batch(max_episodes):
             pushes = advantages * episode.output_gradients
             gradient = chapter.policy_backward(*episode[:2], pushes, expected)
             total = {name: total[name] + gradient[name] for name in model}
-        expected, cache = chapter.rmsprop_step(
-            expected, total, cache, 1e-3, 0.9
-        )
+        expected, cache = chapter.rmsprop_step(expected, total, cache, 1e-3, 0.9)
     for name in model:
         np.testing.assert_allclose(trained[name], expected[name], rtol=1e-12)
         assert (trained[name] != model[name]).any() == (max_episodes >= 3)
@@ -243,6 +237,4 @@ def test_the_recorder_plays_what_the_chapter_plays():
         gradient = chapter.episode_gradient(episode, model, 0.99)
         expected = chapter.episode_gradient(plain, model, 0.99)
         for name in model:
-            np.testing.assert_allclose(
-                gradient[name], expected[name], atol=1e-12
-            )
+            np.testing.assert_allclose(gradient[name], expected[name], atol=1e-12)

@@ -36,15 +36,10 @@ def read(name):
 def required():
     """Return the requirements of pyproject.toml: of the package, and of all."""
     table = tomllib.loads(read("pyproject.toml"))
-    project, extras = (
-        table["project"],
-        table["project"]["optional-dependencies"],
-    )
+    project, extras = (table["project"], table["project"]["optional-dependencies"])
     lists = (project["dependencies"], *extras.values())
     package = {
-        canonicalize_name(r.name): r
-        for texts in lists
-        for r in map(Requirement, texts)
+        canonicalize_name(r.name): r for texts in lists for r in map(Requirement, texts)
     }
     dev = map(Requirement, table["dependency-groups"]["dev"])
     return package, package | {canonicalize_name(r.name): r for r in dev}
@@ -179,9 +174,7 @@ def test_jupyterlab_opens_md_files_as_notebooks(tmp_path):
 
 def test_conda_takes_the_lock():
     environment = yaml.safe_load(read("environment.yml"))
-    (python,) = [
-        d for d in environment["dependencies"] if str(d).startswith("python=")
-    ]
+    (python,) = [d for d in environment["dependencies"] if str(d).startswith("python=")]
     assert "3.11" <= python.removeprefix("python=") <= "3.14"
     pip = environment["dependencies"][-1]
     assert pip == {"pip": ["-r requirements.txt"]}
@@ -235,8 +228,7 @@ def test_readme_uses_the_address_of_the_settings(config):
     page = "content/pong-from-pixels.ipynb"
     assert (ROOT / page).exists()
     assert (
-        f"https://mybinder.org/v2/gh/{slug}/{branch}?urlpath=lab/tree/{page}"
-        in readme
+        f"https://mybinder.org/v2/gh/{slug}/{branch}?urlpath=lab/tree/{page}" in readme
     )
     assert (
         f"https://colab.research.google.com/github/{slug}/blob/{branch}/{page}"
@@ -441,10 +433,7 @@ def test_workflows_cover_the_systems_and_pythons_we_promise():
     }
     publish = yaml.safe_load(read(".github/workflows/publish.yml"))
     commands = [step.get("run") for step in publish["jobs"]["build"]["steps"]]
-    assert (
-        'make repository URL="$GITHUB_SERVER_URL/$GITHUB_REPOSITORY"'
-        in commands
-    )
+    assert 'make repository URL="$GITHUB_SERVER_URL/$GITHUB_REPOSITORY"' in commands
     assert "make light BUDGET=full PYTHON=python" in commands
 
 
@@ -459,7 +448,5 @@ def test_ci_calls_make_test():
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
 def test_ruff_passes(command):
-    done = run(
-        sys.executable, "-m", "ruff", *command, "tests", "scripts", "content"
-    )
+    done = run(sys.executable, "-m", "ruff", *command, "tests", "scripts", "content")
     assert done.returncode == 0, done.stdout

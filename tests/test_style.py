@@ -8,9 +8,7 @@ import yaml
 
 from conftest import CONTENT, ROOT, SOURCES
 
-every_notebook = pytest.mark.parametrize(
-    "source", SOURCES, ids=lambda path: path.stem
-)
+every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 # They are called from other programs, so they say more about themselves.
 ENTRY_POINTS = {
     "train",
@@ -58,9 +56,7 @@ def test_modules_import_from_earlier_chapters_only():
     seen = 0
     for path in (CONTENT / "pong").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module.startswith(
-                "pong."
-            ):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("pong."):
                 other = node.module.removeprefix("pong.")
                 assert ORDER.index(other) < ORDER.index(path.stem), path.name
                 seen += 1

@@ -122,10 +122,7 @@ def test_numbers_that_make_no_sense_are_refused(call):
 def test_finish_games_adds_up_each_game():
     rewards, over = np.arange(12.0).reshape(6, 2), np.zeros((6, 2), bool)
     over[[1, 4, 4], [0, 0, 1]] = True
-    past, scores = (
-        Experience(*[0] * 4, rewards, 0, over),
-        np.array([100.0, 200]),
-    )
+    past, scores = (Experience(*[0] * 4, rewards, 0, over), np.array([100.0, 200]))
     finished, now = ttw.finish_games(scores, past)
     assert finished == [100 + 0 + 2, 4 + 6 + 8, 200 + 1 + 3 + 5 + 7 + 9]
     np.testing.assert_array_equal(now, [10, 11])
