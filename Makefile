@@ -135,7 +135,7 @@ alone: ## run each notebook alone in an empty folder, with PYTHON as it is
 	    folder=$$(mktemp -d); \
 	    cp "$$notebook" "$$folder"; \
 	    echo "$$notebook"; \
-	    (cd "$$folder" && "$(PYTHON)" -m nbconvert --to notebook --execute --inplace *.ipynb); \
+	    "$(PYTHON)" -m nbconvert --to notebook --execute --inplace "$$folder"/*.ipynb; \
 	    rm -r "$$folder"; \
 	done
 
