@@ -46,7 +46,10 @@ help: ## list the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  make book BUDGET=full runs the notebooks on the full budget; PYTHON=... picks a Python."
 
+# Two pages are executed at a time, but for the full budget: there, the speeds on the
+# pages should be those of a computer that does nothing else.
 .PHONY: book
+book: export BOOK_JOBS ?= $(if $(filter quick,$(PONG_BUDGET)),2,1)
 book: $(VENV) ## execute the notebooks and build the HTML pages
 # The cache knows the text of the notebooks it has executed, but neither their budget
 # nor the package that they import.
