@@ -1,14 +1,16 @@
-"""What the tests share: the project's files, recordings, the built book."""
+"""What the tests share: the project's files, programs, mounts, the built book."""
 
 import os
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import yaml
-from imageio_ffmpeg import count_frames_and_secs, read_frames
 from playwright.sync_api import sync_playwright
 from xdist.scheduler import LoadScopeScheduling
 
@@ -26,6 +28,13 @@ ARGUMENTS = [
     # No other computer can be reached.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
+# What others have set for their own programs.
+INHERITED = (
+    "DISPLAY", "GIT", "JUPYTER", "OPENBLAS", "PONG_DISPLAY", "PYTHON", "WAYLAND", "XDG",
+)  # fmt: skip
+linux_only = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="mounts, screens, servers"
+)
 pong.set_up.set_up(pong.set_up.VERSION)
 
 
@@ -34,13 +43,10 @@ class SideBySide(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         """Return the name of a group of tests that run one after the other."""
-        path, _, name = nodeid.partition("::")
-        file = Path(path).stem
+        file = Path(nodeid.partition("::")[0]).stem
         if file in ("test_book", "test_browser"):  # they share the book
             return "book"
-        if file == "test_environments" and "[" in name:  # whole notebooks
-            return "colab" if name.startswith("test_colab") else name
-        return file
+        return nodeid if file == "test_environments" else file
 
 
 @pytest.hookimpl(optionalhook=True)  # also without pytest-xdist
@@ -55,34 +61,64 @@ def config():
     return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 
 
-def check_video(path):
-    """Decode a recording of Pong, check it, and return its pictures (RGB)."""
-    n_pictures, seconds = count_frames_and_secs(str(path))
-    # The speed of the console, or twice that.
-    assert min(abs(seconds - n_pictures / fps) for fps in (15, 30)) < 0.2
-    reader = read_frames(str(path))
-    facts = next(reader)
-    assert facts["codec"] == "h264"
-    assert facts["pix_fmt"].startswith("yuv420p")
-    # The screen, or the video of "Inside the agent".
-    assert facts["size"] in {(160, 210), (640, 448)}
-    pictures = list(reader)
-    assert len(pictures) == n_pictures
-    assert len(set(pictures)) > n_pictures / 2
-    return pictures
+def run(*command, **options):
+    """Run a command to its end; it says all in its stdout."""
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        **options,
+    )
+
+
+def clean_env(tmp_path, **changes):
+    """Return an environment without a screen, and with a home of its own."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(INHERITED)}
+    # Seconds of training are enough: it is the place that matters.
+    env["PONG_BUDGET"] = "5"
+    for variable, name in (("HOME", "home"), ("TMPDIR", "tmp")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        env[variable] = str(tmp_path / name)
+    return env | changes
+
+
+def left_behind(env):
+    """Return the processes that still run in an environment, after a while."""
+    left, deadline = True, time.monotonic() + 20
+    while left and time.monotonic() < deadline:
+        time.sleep(0.2)
+        left = [
+            process.info["cmdline"]
+            for process in psutil.process_iter(["cmdline", "environ"])
+            if (process.info["environ"] or {}).get("HOME") == env["HOME"]
+        ]
+    return left
+
+
+def unshared(script):
+    """Return the start of commands that run after a script, which alone mounts."""
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    start = ["unshare", *user, "--mount", "sh", "-c", f'{script} && exec "$@"', "sh"]
+    if subprocess.run([*start, "true"]).returncode:
+        pytest.skip("mounting is not allowed here")
+    return start
+
+
+def read_only(folder):
+    """Return the start of commands for which a folder is read-only, even for root."""
+    return unshared(
+        f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder} && "
+        f'! touch {folder} 2>/dev/null && cd "$PWD"'
+    )
 
 
 def build_book():
     """Build the book with the command of the README; return its folder and log."""
-    done = subprocess.run(
-        ["make", "book", "BUDGET=quick"],
-        cwd=ROOT,
-        env={**os.environ, "MAKEFLAGS": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-    )
+    env = {**os.environ, "MAKEFLAGS": ""}
+    done = run("make", "book", "BUDGET=quick", cwd=ROOT, env=env)
     assert done.returncode == 0, done.stdout[-5000:]
     return SimpleNamespace(html=ROOT / "_build" / "html", log=done.stdout)
 
