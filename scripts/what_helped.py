@@ -341,7 +341,9 @@ def comparison():
             rows.append(row | {"mean_return": np.mean(returns or [np.nan])})
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows).sort_values(
-        "agent", key=lambda names: names.map(list(CONTENDERS).index)
+        "agent",
+        key=lambda names: names.map(list(CONTENDERS).index),
+        kind="stable",  # each with its seeds in order
     )
     packages = ("stable-baselines3", "torch")
     versions = {name: metadata.version(name) for name in packages}

@@ -76,6 +76,8 @@ def ppo_gradients(logits, values, batch, clip_coef, entropy_coef, value_coef):
 
     Schulman et al., 2017, equations 7 and 9; KL and entropy in nats.
     """
+    if not clip_coef > 0:  # with NaN, nothing would be clipped
+        raise ValueError("clip_coef: expected more than 0")
     n = len(values)
     log_probs = log_softmax(logits)
     probs = np.exp(log_probs)

@@ -189,8 +189,10 @@ def train(
     It ends when the settings' decisions or max_seconds are used up, or when it
     is stopped. save(run, history) is called after each rollout.
     """
-    if not max_seconds > 0 < settings["decisions"]:
-        raise ValueError("max_seconds, decisions: expected more than 0")
+    counts = ("decisions", "n_steps", "epochs", "n_minibatches")
+    if not (max_seconds > 0 and all(settings[name] >= 1 for name in counts)):
+        names = ", ".join(("max_seconds", *counts))
+        raise ValueError(f"{names}: expected more than 0")
 
     def share(run, seconds):
         done = run.decisions / settings["decisions"]
