@@ -7,14 +7,12 @@ it. The label of the player is its caption.
 
 import base64
 import hashlib
-import os
 import re
 from pathlib import Path
 
 import imageio_ffmpeg
 from bs4 import BeautifulSoup
 from docutils import nodes
-from jupyter_cache import get_cache
 from PIL import Image
 from sphinx.util.osutil import relative_uri
 
@@ -84,15 +82,7 @@ def extract(app, doctree, docname):
             node += nodes.Text(html)
 
 
-def open_cache(app):
-    """Make the cache's database now, and not in two processes at once."""
-    get_cache(app.env.mystnb_config.execution_cache_path).db  # noqa: B018
-
-
 def setup(app):
-    """Go through each page when it is written."""
+    """When a page is written."""
     app.connect("doctree-resolved", extract)
-    # How many pages are executed at a time: jupyter-book has no option for it.
-    app.parallel = int(os.environ.get("BOOK_JOBS", "1"))
-    app.connect("builder-inited", open_cache, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -136,6 +136,9 @@ def closed_if_interrupted(games):
 
 def training(games, run, seed, settings):
     """Yield the Run and a row of figures after each rollout."""
+    names = ("n_steps", "epochs", "n_minibatches")
+    if not all(settings[name] > 0 for name in names):
+        raise ValueError(f"{', '.join(names)}: expected more than 0")
     T, rngs = settings["n_steps"], [generator(s) for s in run.generators]
     every = max(1, T // (settings["epochs"] * settings["n_minibatches"]))
     # A run that goes on plays new games, and none of the evaluation's.
@@ -189,10 +192,8 @@ def train(
     It ends when the settings' decisions or max_seconds are used up, or when it
     is stopped. save(run, history) is called after each rollout.
     """
-    counts = ("decisions", "n_steps", "epochs", "n_minibatches")
-    if not (max_seconds > 0 and all(settings[name] >= 1 for name in counts)):
-        names = ", ".join(("max_seconds", *counts))
-        raise ValueError(f"{names}: expected more than 0")
+    if not max_seconds > 0 < settings["decisions"]:
+        raise ValueError("max_seconds, decisions: expected more than 0")
 
     def share(run, seconds):
         done = run.decisions / settings["decisions"]

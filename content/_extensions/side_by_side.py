@@ -1,0 +1,31 @@
+"""Sphinx extension: execute some pages at a time, as many as BOOK_JOBS says.
+
+Sphinx can read pages in several processes, but jupyter-book has no option for it.
+"""
+
+import os
+
+from jupyter_cache import get_cache
+
+
+def prepare(app, env, docnames):
+    """Before the pages are read."""
+    app.parallel = int(os.environ.get("BOOK_JOBS", "1"))
+    # Three extensions don't say whether they may be used so: one numbers chapters, of
+    # which this book has no numbers; one is for LaTeX; one copies files in the end.
+    for extension in app.extensions.values():
+        extension.parallel_read_safe = extension.parallel_read_safe is not False
+    # Make the cache's database now, and not in two processes at once.
+    get_cache(env.mystnb_config.execution_cache_path).db  # noqa: B018
+
+
+def finish(app, env):
+    """Before the pages are written: that is quick."""
+    app.parallel = 1
+
+
+def setup(app):
+    """Before and after the pages are read."""
+    app.connect("env-before-read-docs", prepare)
+    app.connect("env-updated", finish)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
