@@ -248,3 +248,19 @@ def test_what_the_page_says_of_strokes():
     other = strokes[~sent & ~steep].groupby("seed")[["balls", "missed"]].sum()
     share = other["missed"] / other["balls"]
     assert abs(share.corr(returns, "spearman")) < 0.65 and share.min() > 0.3
+
+
+def test_what_the_page_says_of_other_agents():
+    table = recorded("comparison")
+    assert (table.groupby("agent")["seed"].nunique() == 3).all()
+    assert table["minutes"].max() < 5.1 and (table["games"] == 50).all()
+    ours, *others = table.groupby("agent", sort=False)["mean_return"]
+    assert ours[1].min() > 0
+    assert all(returns.max() < -20 for _, returns in others)  # as random play
+    decisions = table.groupby("agent", sort=False)["decisions"].median()
+    ours, *networks, first_chapter = decisions
+    for n in networks:
+        assert 14_000 < n / 5 < 17_500
+        assert ours / n == pytest.approx(8, abs=1)
+        assert 1_000_000 / (n / 5) > 55  # minutes
+    assert first_chapter > ours / 2
