@@ -20,6 +20,7 @@ from export import notebooks
 ROOT = Path(__file__).resolve().parent.parent
 CONTENT = ROOT / "content"
 SOURCES = notebooks()
+every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",

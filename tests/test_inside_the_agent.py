@@ -1,14 +1,14 @@
 """The functions of "Inside the agent"."""
 
-import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from scipy.special import softmax
 
 import pong.inside_the_agent as inside
 from pong.keep_a_training_safe import load_model
-from pong.many_games_at_once import Scene, encode, forward
 from pong.set_up import data_file, recorded
 from pong.train_to_win import bootstrap_interval
 
@@ -21,37 +21,32 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def whole_game(model):
-    """Return the moments of a game, with their frames."""
-    envs = inside.make_envs(1)
-    moments = list(inside.play_moments(envs, SEEDS[:1], model))
+def watched(model):
+    """Return the moments of a game, and what the console shows at those."""
+    envs = inside.make_envs(1, render_mode="rgb_array")
+    moments, screens = [], [None]  # a moment comes after its decision
+    for moment in inside.play_moments(envs, SEEDS[:1], model):
+        moments.append(moment)
+        screens.append(envs[0].render())
     envs[0].close()
-    return moments
+    return moments, screens
 
 
-def small_network(n):
-    """Return weights in float64, and n scenes."""
-    rng = np.random.default_rng(4)
-    shapes = {"W1": (5123, 7), "W2": (7, 4), "b2": (4,)}
-    model = {k: rng.standard_normal(s) for k, s in shapes.items()}
-    previous, current = (rng.random((n, 80, 32)) < 0.02 for _ in range(2))
-    last_actions = np.eye(3, dtype=bool)[rng.integers(0, 3, n), :2]
-    scene = Scene(previous, current, last_actions, np.zeros(n, bool))
-    return model, tuple(m.astype(float) for m in encode(scene))
+@pytest.fixture(scope="module")
+def whole(watched):
+    return inside.join(watched[0])
 
 
-def test_watched_games_are_those_of_the_evaluation(model, whole_game):
+def test_watched_games_are_those_of_the_evaluation(model, whole):
     """And the same alone as side by side."""
     games = inside.watch(model, SEEDS)
     evaluated = recorded("evaluation").query("actions == 'greedy'")
     for game, row in zip(games, evaluated.set_index("seed").loc[SEEDS].itertuples()):
         assert game.rewards.sum() == row[2]
         assert len(game.actions) == game.inputs[0].shape[0] == row.decisions
-    alone = inside.join(whole_game)
     for name in ("games", "actions", "rewards", "ram"):
-        found, expected = getattr(games[0], name), getattr(alone, name)
-        np.testing.assert_array_equal(found, expected)
-    for seen, expected in zip(games[0].inputs, alone.inputs):
+        assert_array_equal(getattr(games[0], name), getattr(whole, name))
+    for seen, expected in zip(games[0].inputs, whole.inputs):
         assert (seen != expected).nnz == 0
 
 
@@ -64,20 +59,18 @@ def test_responses_are_correlations():
     found = inside.responses(sparse.csr_matrix(cells), hidden)
     for i, j in [(0, 0), (100, 1), (5122, 0)]:
         expected = np.corrcoef(cells[:, i], hidden[:, j])[0, 1]
-        np.testing.assert_allclose(found[i, j], expected, atol=1e-5)
-    np.testing.assert_allclose(found[[7, 8]], 0, atol=1e-9)
+        assert_allclose(found[i, j], expected, atol=1e-5)
+    assert_allclose(found[[7, 8]], 0, atol=1e-9)
     assert not found[:, 2].any()
 
 
-def test_contributions_sort_the_cells_and_add_up_to_the_answer():
-    network, inputs = small_network(4)
-    mirrored = inside.mirror_rows(inputs[0].toarray())
-    np.testing.assert_array_equal(mirrored, inputs[1].toarray())
-    answers = forward(inputs, network)[1] - 2 * network["b2"][3]
-    gradient = inside.saliency(inputs, network, (0, 0, 0, 1))
-    for cells, g, answer in zip(inputs[0].toarray(), gradient, answers):
-        total = sum(inside.contributions(cells, g).values())
-        np.testing.assert_allclose(total, answer)
+def test_contributions_sort_the_cells_and_add_up(whole):
+    rows, mirrored = (matrix[::100].toarray() for matrix in whole.inputs)
+    assert_array_equal(inside.mirror_rows(rows), mirrored)
+    gradient = np.random.default_rng(4).standard_normal(5123)
+    for row in rows:
+        total = sum(inside.contributions(row, gradient).values())
+        assert_allclose(total, row @ gradient)
     places = {
         "opponent, older": 40 * 32,
         "ball, older": 3 * 32 + 1,
@@ -88,8 +81,8 @@ def test_contributions_sort_the_cells_and_add_up_to_the_answer():
         "constant": 5122,
     }
     for name, place in places.items():
-        parts = inside.contributions(np.arange(5123) == place, gradient[0])
-        assert parts.pop(name) == gradient[0, place]
+        parts = inside.contributions(np.arange(5123) == place, gradient)
+        assert parts.pop(name) == gradient[place]
         assert not any(parts.values())
 
 
@@ -102,20 +95,19 @@ def test_read_ram_of_a_parked_ball_and_of_small_bytes():
         ("own paddle y", [-8, -8, 12]),  # no byte wraps around
         ("opponent y", [-4, -4, 1]),
     ):
-        np.testing.assert_array_equal(inside.read_ram(ram)[name], expected)
+        assert_array_equal(inside.read_ram(ram)[name], expected)
 
 
-def test_probe_targets(whole_game):
-    ram = inside.join(whole_game).ram
-    table = inside.probe_targets(ram)
-    truth = pd.DataFrame(inside.read_ram(ram))
+def test_probe_targets(whole):
+    table = inside.probe_targets(whole.ram)
+    truth = pd.DataFrame(inside.read_ram(whole.ram))
     before = truth.loc[table.index - 1].set_index(table.index)
     for axis in ("ball x", "ball y"):
         move = table[axis] - before[axis]
-        np.testing.assert_array_equal(table[f"{axis} velocity"], move)
-    np.testing.assert_array_equal(table[truth.columns], truth.loc[table.index])
+        assert_array_equal(table[f"{axis} velocity"], move)
+    assert_array_equal(table[truth.columns], truth.loc[table.index])
     assert table["ball x velocity"].abs().max() <= 8
-    assert 0.5 < len(table) / len(ram) < 0.95
+    assert 0.5 < len(table) / len(truth) < 0.95
 
 
 def test_probe_is_ridge_regression():
@@ -125,14 +117,14 @@ def test_probe_is_ridge_regression():
     augmented = np.column_stack([features, np.ones(60)])
     solution = np.linalg.lstsq(augmented, targets, rcond=None)[0]
     found = inside.fit_probe(features, targets, ridge=0.0)(features)
-    np.testing.assert_allclose(found, augmented @ solution, rtol=1e-4)
+    assert_allclose(found, augmented @ solution, rtol=1e-4)
     errors = found - targets
     share = 1 - errors.var(axis=0) / targets.var(axis=0)
-    np.testing.assert_allclose(inside.r_squared(found, targets), share)
+    assert_allclose(inside.r_squared(found, targets), share)
     assert (inside.r_squared(found + 100, targets) < 0).all()
     # A strong penalty leaves the mean.
     found = inside.fit_probe(features, targets, ridge=1e9)(features)
-    np.testing.assert_allclose(found - targets.mean(axis=0), 0, atol=1e-4)
+    assert_allclose(found - targets.mean(axis=0), 0, atol=1e-4)
 
 
 def test_probes_are_scored_on_games_that_they_were_not_fitted_to():
@@ -147,8 +139,8 @@ def test_probes_are_scored_on_games_that_they_were_not_fitted_to():
 def test_rally_outcomes():
     rewards = np.array([0.0, 0, 1, 0, -1, -1, 0])
     outcomes = [1, 1, 1, -1, -1, -1, 0]
-    np.testing.assert_array_equal(inside.rally_outcomes(rewards), outcomes)
-    np.testing.assert_array_equal(inside.rally_outcomes(np.zeros(3)), [0] * 3)
+    assert_array_equal(inside.rally_outcomes(rewards), outcomes)
+    assert_array_equal(inside.rally_outcomes(np.zeros(3)), [0] * 3)
 
 
 def test_mean_interval_draws_whole_games():
@@ -158,20 +150,21 @@ def test_mean_interval_draws_whole_games():
     # Equally many of each game: the bootstrap of the games' means.
     expected = bootstrap_interval(means, np.random.default_rng(0))
     found = inside.mean_interval(values[order], games[order], np.random.default_rng(0))
-    np.testing.assert_allclose(found, expected)
+    assert_allclose(found, expected)
 
 
-def test_a_frame_shows_game_input_and_now(whole_game):
-    moments = whole_game[40:120]
-    whole, frames = inside.join(moments), list(inside.make_frames(moments))
-    p_up = np.exp(whole.logits.astype(float))
-    p_up = p_up[:, 0] / p_up.sum(axis=1)
-    for t in (5, 33, 79):
-        cells = whole.inputs[0][t].toarray()[0, :5120].reshape(2, 80, 32)
+def test_a_frame_shows_game_input_and_now(watched):
+    moments, screens = (rows[:120] for rows in watched)
+    some, frames = inside.join(moments), list(inside.make_frames(moments))
+    for frame, screen in zip(frames[1:], screens[1:]):  # in the console's colors
+        assert np.abs(frame[28:448:2, :320:2] - screen.astype(int)).max() <= 1
+    p_up = softmax(some.logits.astype(float), axis=1)[:, 0]
+    for t in (45, 73, 119):
+        cells = some.inputs[0][t].toarray()[0, :5120].reshape(2, 80, 32)
         for picture, left in zip(cells, (352, 504)):
             shown = frames[t][28:188:2, left : left + 128 : 4, 0] > 128
-            np.testing.assert_array_equal(shown, picture)
-        for trace, top, unit in ((p_up, 224, 79), (whole.values, 342, 79 / 3)):
+            assert_array_equal(shown, picture)
+        for trace, top, unit in ((p_up, 224, 79), (some.values, 342, 79 / 3)):
             strip = frames[t][top : top + 80, 368:624]
             assert not strip[:, 127:129].any()  # now
             assert strip[:, 129:].min() >= 170  # to come
@@ -182,18 +175,3 @@ def test_a_frame_shows_game_input_and_now(whole_game):
             zero = 79 if unit == 79 else 39.5
             middle = np.flatnonzero(filled).mean() if filled.any() else zero
             assert abs(zero - size / 2 - middle) <= 1
-
-
-def test_video_has_the_colors_of_the_console():
-    env = gym.make("ALE/Pong-v5", obs_type="grayscale", render_mode="rgb_array")
-    env.reset(seed=9)
-    moments, colors, cells = [], [], sparse.csr_matrix((1, 5123))
-    for t in range(90):
-        frame, reward, *_ = env.step(2 + t // 9 % 2)
-        numbers = np.zeros((1, 3)), np.zeros(1), np.zeros(1, int)
-        rest = frame[None], np.zeros((1, 128)), np.array([reward])
-        moments.append(inside.Moment([0], (cells, cells), *numbers, *rest))
-        colors.append(env.render().astype(int))
-    env.close()
-    for frame, expected in zip(inside.make_frames(moments), colors):
-        assert np.abs(frame[28:448:2, :320:2] - expected).max() <= 1

@@ -4,7 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
+import pong_from_pixels as recorder  # scripts/pong_from_pixels.py
 from pong import pong_from_pixels as chapter
 
 
@@ -43,12 +45,10 @@ def test_weights_are_1280200_of_the_right_size():
     assert abs(model["W2"].std() * np.sqrt(200) - 1) < 0.2
 
 
-def test_sigmoid_of_small_and_huge_numbers():
-    z = np.linspace(-30, 30, 121)
-    np.testing.assert_allclose(chapter.sigmoid(z), 1 / (1 + np.exp(-z)))
+def test_sigmoid_of_huge_numbers():
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        extremes = chapter.sigmoid(np.array([-1e4, -800.0, 0.0, 800.0, 1e4]))
-    np.testing.assert_allclose(extremes, [0, 0, 0.5, 1, 1], atol=1e-300)
+        found = chapter.sigmoid(np.array([-1e4, -800.0, 0.0, 800.0, 1e4]))
+    assert_allclose(found, [0, 0, 0.5, 1, 1], atol=1e-300)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -65,20 +65,13 @@ def test_gradient_agrees_with_finite_differences(seed):
     pushes = advantages * (moved_up - p_up)
     analytic = chapter.policy_backward(inputs, hiddens, pushes, model)
 
-    def objective(m):  # independent of the chapter's functions
-        logits = np.maximum(inputs @ m["W1"].T, 0) @ m["W2"]
-        signs = np.where(moved_up, 1.0, -1.0)
-        return np.sum(advantages * -np.log1p(np.exp(-signs * logits)))
+    def objective(m):
+        return chapter.policy_objective(m, inputs, moved_up, advantages)
 
-    chapters = chapter.policy_objective(model, inputs, moved_up, advantages)
-    np.testing.assert_allclose(chapters, objective(model), rtol=1e-9)
     for name, weights in model.items():
-        numerical = chapter.central_differences(
-            objective, model, name, range(weights.size)
-        )
-        np.testing.assert_allclose(
-            analytic[name].ravel(), numerical, rtol=1e-6, atol=1e-8
-        )
+        found, places = analytic[name].ravel(), range(weights.size)
+        expected = chapter.central_differences(objective, model, name, places)
+        assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_rmsprop_against_a_step_by_hand():
@@ -89,9 +82,9 @@ def test_rmsprop_against_a_step_by_hand():
         array.flags.writeable = False  # a step leaves them alone
     after, new_cache = chapter.rmsprop_step(model, gradient, cache, 0.1, 0.75)
     # Cache: 0.75·1 + 0.25·1² = 1 and 0.75·0 + 0.25·4² = 4; roots 1 and 2.
-    np.testing.assert_allclose(new_cache["W1"], [[1.0, 4.0]])
-    np.testing.assert_allclose(after["W1"], [[1.1, -2.2]], atol=1e-5)
-    np.testing.assert_array_equal(after["W2"], [3.0])
+    assert_allclose(new_cache["W1"], [[1.0, 4.0]])
+    assert_allclose(after["W1"], [[1.1, -2.2]], atol=1e-5)
+    assert_array_equal(after["W2"], [3.0])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -99,25 +92,17 @@ def test_discounting_against_its_definition(seed):
     rng = np.random.default_rng(seed)
     rewards = rng.choice([-1, 0, 1], p=[0.05, 0.9, 0.05], size=rng.integers(1, 120))
     gamma = rng.choice([0.0, 0.5, 0.9, 0.99, 1.0])
-    ends = np.append(np.flatnonzero(rewards), len(rewards) - 1)
-    expected = [
-        gamma ** (end - t) * rewards[end]
-        for t in range(len(rewards))
-        for end in [ends[ends >= t][0]]
-    ]
+    n, ends = len(rewards), np.append(np.flatnonzero(rewards), len(rewards) - 1)
+    end = ends[np.searchsorted(ends, range(n))]  # of the rally
+    expected = gamma ** (end - range(n)) * rewards[end]
     rewards.flags.writeable = False
     for given in (rewards, rewards.astype(float), rewards.tolist()):
         returns = chapter.discount_rewards(given, gamma)
         assert returns.dtype == np.float64
-        np.testing.assert_allclose(returns, expected, rtol=1e-12)
+        assert_allclose(returns, expected, rtol=1e-12)
 
 
-def test_standardizing():
-    returns = np.random.default_rng(6).standard_normal(100) * 3 + 5
-    advantages = chapter.standardize(returns)
-    np.testing.assert_allclose(
-        advantages, (returns - np.mean(returns)) / np.std(returns)
-    )
+def test_standardizing_where_all_is_the_same():
     with np.errstate(all="raise"):
         for equal in ([-1, -1, -1], [0.1] * 7, [5]):
             assert not chapter.standardize(equal).any()
@@ -128,18 +113,16 @@ def test_an_episode_holds_what_happened():
     model = chapter.initialize_policy(6400, 5, np.random.default_rng(0))
     episode = chapter.play_episode(env, model, np.random.default_rng(1), seed=9)
     assert env.resets == [9]
-    np.testing.assert_array_equal(episode.rewards, env.rewards)
+    assert_array_equal(episode.rewards, env.rewards)
     # What was there before each decision: every second pixel of the court.
     courts = np.array(env.frames[:-1])[:, 35:195:2, ::2, 0]
     courts = (~np.isin(courts, (109, 144))).astype(float)
     changes = np.diff(courts, axis=0, prepend=courts[:1])
-    np.testing.assert_array_equal(episode.inputs, changes.reshape(5, 6400))
+    assert_array_equal(episode.inputs, changes.reshape(5, 6400))
     p_up, hiddens = chapter.policy_forward(episode.inputs, model)
-    np.testing.assert_allclose(episode.hiddens, hiddens)
+    assert_allclose(episode.hiddens, hiddens)
     assert set(env.actions) == {2, 3}
-    np.testing.assert_allclose(
-        episode.output_gradients, (np.array(env.actions) == 2) - p_up
-    )
+    assert_allclose(episode.output_gradients, (np.array(env.actions) == 2) - p_up)
 
 
 def test_actions_follow_their_probability():
@@ -150,7 +133,7 @@ def test_actions_follow_their_probability():
     assert chapter.choose_action(0.0, rng) == (3, 0.0)
 
 
-@pytest.mark.parametrize("max_episodes", [2, 3, 5, 6])
+@pytest.mark.parametrize("max_episodes", [2, 7])
 def test_training_steps_once_per_batch(max_episodes):
     model = chapter.initialize_policy(6400, 5, np.random.default_rng(0))
     for weights in model.values():
@@ -174,13 +157,13 @@ def test_training_steps_once_per_batch(max_episodes):
             total = {name: total[name] + gradient[name] for name in model}
         expected, cache = chapter.rmsprop_step(expected, total, cache, 1e-3, 0.9)
     for name in model:
-        np.testing.assert_allclose(trained[name], expected[name], rtol=1e-12)
+        assert_allclose(trained[name], expected[name], rtol=1e-12)
         assert (trained[name] != model[name]).any() == (max_episodes >= 3)
-    returns = [0, -2, 0, -2, 0, -2][:max_episodes]
+    returns = [0, -2, 0, -2, 0, -2, 0][:max_episodes]
     means = itertools.accumulate(returns, lambda m, r: 0.99 * m + 0.01 * r)
-    np.testing.assert_array_equal(history["returns"], returns)
-    np.testing.assert_allclose(history["running_mean"], list(means))
-    np.testing.assert_array_equal(history["decisions"], [5] * max_episodes)
+    assert_array_equal(history["returns"], returns)
+    assert_allclose(history["running_mean"], list(means))
+    assert_array_equal(history["decisions"], [5] * max_episodes)
 
 
 def test_what_the_chapter_says_about_the_actions():
@@ -225,16 +208,14 @@ def test_bad_input_that_would_go_unnoticed(function, arguments, words):
 
 
 def test_the_recorder_plays_what_the_chapter_plays():
-    import pong_from_pixels as recorder  # scripts/
-
     model = chapter.initialize_policy(6400, 20, np.random.default_rng(3))
     plain, fast = (
         play(ShortPong(), model, np.random.default_rng(1), 0)
         for play in (chapter.play_episode, recorder.play_without_zeros)
     )
-    np.testing.assert_array_equal(fast.inputs.toarray(), plain.inputs)
-    for episode in (plain, fast):
-        gradient = chapter.episode_gradient(episode, model, 0.99)
-        expected = chapter.episode_gradient(plain, model, 0.99)
-        for name in model:
-            np.testing.assert_allclose(gradient[name], expected[name], atol=1e-12)
+    assert_array_equal(fast.inputs.toarray(), plain.inputs)
+    found, expected = (
+        chapter.episode_gradient(episode, model, 0.99) for episode in (fast, plain)
+    )
+    for name in model:
+        assert_allclose(found[name], expected[name], atol=1e-12)

@@ -23,34 +23,24 @@ def small_case(rng, ratios, advantages):
     return model, ppo.Rollout(inputs, actions, log_probs, advantages, returns)
 
 
-RATIOS = [(0.85, 1.15), (1.3, 1.6), (0.5, 0.7), (0.5, 1.6)]
-COEFFICIENTS = [(0.2, 0, 0), (0.2, 0.7, 0), (0.2, 0, 0.5), (0.2, 0.3, 0.5)]
-
-
 @pytest.mark.parametrize("weight", [1, -1, 0])
-@pytest.mark.parametrize("ratios", RATIOS)
-@pytest.mark.parametrize("coefficients", COEFFICIENTS)
-def test_gradient_agrees_with_finite_differences(coefficients, ratios, weight):
-    rng = np.random.default_rng(8)
+@pytest.mark.parametrize("ratios", [(0.85, 1.15), (1.3, 1.6), (0.5, 0.7), (0.5, 1.6)])
+def test_gradient_agrees_with_finite_differences(ratios, weight):
+    """With all terms together; the page looks at each one alone."""
+    rng, coefficients = np.random.default_rng(8), (0.2, 0.3, 0.5)
     advantages = weight * rng.uniform(0.5, 2, 9)
     model, batch = small_case(rng, rng.uniform(*ratios, 9), advantages)
     logits, values, hidden = forward(batch.inputs, model)
     *slopes, _ = ppo.ppo_gradients(logits, values, batch, *coefficients)
     analytic = ppo.backward(batch.inputs, hidden, *slopes, model)
-    # Where the policy has moved far enough in the direction of the advantage.
-    done = weight == 0 or (ratios, weight) in {(RATIOS[1], 1), (RATIOS[2], -1)}
     for name, weights in model.items():
         numerical = central_differences(
             lambda m: ppo.ppo_loss(m, batch, *coefficients),
             *(model, name, range(weights.size)),
             step=1e-6,
         )
-        length = np.linalg.norm(numerical)
         error = np.linalg.norm(analytic[name].ravel() - numerical)
-        if done and coefficients[1:] == (0, 0):
-            assert length < 1e-8 and not analytic[name].any()
-        else:
-            assert length > 1e-3 and error < 1e-6 * length
+        assert error < 1e-6 * np.linalg.norm(numerical)
 
 
 def test_metrics():
@@ -78,24 +68,6 @@ def brute_force_gae(rewards, values, ends, gamma, gae_lambda):
     return advantages
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
-@pytest.mark.parametrize("gae_lambda", [0.0, 0.7, 1.0])
-def test_gae_agrees_with_its_definition(gae_lambda, gamma, dtype):
-    rng = np.random.default_rng(5)
-    rewards = rng.choice([-1, 0, 0, 0, 1], (23, 6)).astype(dtype)
-    values = rng.standard_normal((24, 6)).astype(dtype)
-    ends = (rewards != 0) | (rng.random((23, 6)) < 0.1)  # rallies, games
-    ends[:, 0] = False  # one game in which nothing ends
-    for array in (rewards, values, ends):
-        array.flags.writeable = False
-    advantages = ppo.gae(rewards, values, ends, gamma, gae_lambda)
-    assert advantages.dtype == dtype
-    expected = brute_force_gae(rewards, values, ends, gamma, gae_lambda)
-    tolerance = 1e-4 if dtype == np.float32 else 1e-10
-    assert_allclose(advantages, expected, tolerance, tolerance / 10)
-
-
 def test_gae_refuses_what_does_not_fit():
     misfits = [(5, 5, 1, 1), (6, 6, 1, 1), (6, 5, 1.1, 1), (6, 5, 1, -0.1)]
     for n_values, n_ends, *factors in misfits:
@@ -104,31 +76,35 @@ def test_gae_refuses_what_does_not_fit():
             ppo.gae(*rows, *factors)
 
 
-def test_no_sample_crosses_the_end_of_a_game():
-    rng, T, n = np.random.default_rng(16), 8, 3
-    over, rewards = np.zeros((T, n), bool), np.zeros((T, n))
-    over[3, 1] = True  # a game ends, and the next action is ignored
-    rewards[6, 2] = 1.0  # a rally ends, the game goes on
-    ids = np.arange(24.0).reshape(T, n)
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.7, 1.0])
+def test_rollout_holds_what_was_played_and_no_sample_crosses_an_end(gae_lambda, gamma):
+    rng, T, n = np.random.default_rng(16), 23, 6
+    over = rng.random((T, n)) < 0.1  # of games; points are ends of rallies
+    rewards = rng.choice([-1, 0, 0, 0, 1], (T, n)).astype(np.float32)
+    rewards[:, 0] = over[:, 0] = 0  # one game in which nothing ends
+    ignored = np.roll(over, 1, axis=0)  # the action after the end of a game
+    ids = np.arange(1.0 * T * n).reshape(T, n)
     inputs = [[sparse.csr_matrix(x[:, None]) for x in (i, -i)] for i in ids]
     actions, logs = rng.integers(0, 3, (T, n)), -rng.random((T, n))
-    values = rng.standard_normal((T + 1, n))
-    ignored = np.roll(over, 1, axis=0)
+    values = rng.standard_normal((T + 1, n)).astype(np.float32)
     past = Experience(inputs, actions, logs, values, rewards, ignored, over)
-    settings = {"gamma": 1.0, "gae_lambda": 0.95}
+    for array in past[1:]:
+        array.flags.writeable = False
+    settings = {"gamma": gamma, "gae_lambda": gae_lambda}
     rollout, explained = ppo.make_rollout(past, settings)
-    kept = np.delete(np.arange(24), 4 * n + 1)
-    assert_array_equal(rollout.inputs[0].toarray()[:, 0], kept)
-    assert_array_equal(rollout.inputs[1].toarray()[:, 0], -kept)
-    assert_array_equal(rollout.actions, actions.ravel()[kept])
-    assert_array_equal(rollout.log_probs, logs.ravel()[kept])
+    assert_array_equal(rollout.inputs[0].toarray()[:, 0], ids[~ignored])
+    assert_array_equal(rollout.inputs[1].toarray()[:, 0], -ids[~ignored])
+    assert_array_equal(rollout.actions, actions[~ignored])
+    assert_array_equal(rollout.log_probs, logs[~ignored])
     ends = (rewards != 0) | over
-    raw = brute_force_gae(rewards, values, ends, 1.0, 0.95).ravel()[kept]
-    returns = raw + values[:-1].ravel()[kept]
-    assert_allclose(rollout.returns, returns)
+    raw = brute_force_gae(rewards, values, ends, gamma, gae_lambda)[~ignored]
+    returns = raw + values[:-1][~ignored]
+    assert_allclose(rollout.returns, returns, rtol=1e-4, atol=1e-5)
     standardized = (raw - raw.mean()) / raw.std()
-    assert_allclose(rollout.advantages, standardized, rtol=1e-6)
-    assert_allclose(explained, 1 - raw.var() / returns.var(), rtol=1e-6)
+    assert_allclose(rollout.advantages, standardized, rtol=1e-4, atol=1e-5)
+    assert rollout.advantages.dtype == rollout.returns.dtype == np.float32
+    assert_allclose(explained, 1 - raw.var() / returns.var(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("max_grad_norm", [1e9, 0.01])
@@ -158,13 +134,6 @@ def test_adam_agrees_with_the_plain_formula(max_grad_norm):
             assert_allclose(agent.model[k], w[k], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("bad", [np.nan, -np.inf])
-def test_adam_refuses_broken_gradients(bad):
-    gradient = {"w": np.array([1, bad, 1], np.float32)}
-    with pytest.raises(FloatingPointError, match="gradient of update 1"):
-        ppo.adam_step(ppo.new_agent(gradient), gradient, 0.1, 0.5)
-
-
 def test_minibatches_take_each_row_once_per_epoch():
     ids = np.arange(10) + 1.0
     inputs = tuple(sparse.csr_matrix(s * ids[:, None]) for s in (1, -1))
@@ -187,7 +156,6 @@ def test_recorded_rallies_are_whole_and_hold_what_the_page_draws():
     for (_, outcome), rally in kinds:
         assert rally["decision"].tolist() == list(range(len(rally)))
         assert rally["reward"].tolist() == [0] * (len(rally) - 1) + [outcome]
-        sums = rally[["p_up", "p_down", "p_stay"]].sum(axis=1)
-        assert_allclose(sums, 1, atol=2e-4)
+        assert_allclose(rally[["p_up", "p_down", "p_stay"]].sum(axis=1), 1, atol=2e-4)
         assert np.ptp(rally["value"]) > 0.5
         assert rally["ball_column"].between(0, 159).mean() > 0.5

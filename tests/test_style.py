@@ -1,24 +1,17 @@
 """How the book is written: each function once, short cells, in words."""
 
 import ast
+from collections import Counter
+from functools import cache
 
 import jupytext
-import pytest
 import yaml
 
-from conftest import CONTENT, ROOT, SOURCES
+from conftest import CONTENT, ROOT, SOURCES, every_notebook
 
-every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 # They are called from other programs, so they say more about themselves.
-ENTRY_POINTS = {
-    "train",
-    "play_games",
-    "evaluate",
-    "load_model",
-    "save_model",
-    "open_checkpoints",
-}
-DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
+ENTRY_POINTS = {"train", "play_games", "evaluate", "load_model", "save_model"}
+ENTRY_POINTS |= {"open_checkpoints"}
 # Its functions prepare the other notebooks, so it comes before them.
 ORDER = ["set_up"] + [
     chapter["file"].replace("-", "_")
@@ -29,27 +22,33 @@ ORDER = ["set_up"] + [
 ORDER.insert(ORDER.index("train_to_win") + 1, "keep_a_training_safe")
 
 
+@cache
+def cells_of(source):
+    return jupytext.read(source).cells
+
+
 def code_cells(source):
-    cells = jupytext.read(source).cells
-    return [cell for cell in cells if cell.cell_type == "code"]
+    """Return the text, the tags, and the syntax tree of each code cell."""
+    return [
+        (cell.source, set(cell.metadata.get("tags", [])), ast.parse(cell.source))
+        for cell in cells_of(source)
+        if cell.cell_type == "code"
+    ]
 
 
-def definitions(source):
-    for cell in code_cells(source):
-        for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, DEFINITIONS):
-                yield cell, node
+def definitions(nodes):
+    return [n for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+
+
+def n_lines(text):
+    return sum(bool(line.strip()) for line in text.splitlines())
 
 
 def test_every_function_is_written_once():
-    homes = {}
-    for source in SOURCES:
-        for cell in code_cells(source):
-            for node in ast.parse(cell.source).body:
-                if isinstance(node, DEFINITIONS):
-                    homes.setdefault(node.name, []).append(source.name)
-    assert len(homes) > 100
-    assert not {name: h for name, h in homes.items() if len(h) > 1}
+    trees = [tree for source in SOURCES for _, _, tree in code_cells(source)]
+    names = Counter(node.name for tree in trees for node in definitions(tree.body))
+    assert len(names) > 100
+    assert max(names.values()) == 1, names.most_common(3)
 
 
 def test_modules_import_from_earlier_chapters_only():
@@ -66,61 +65,51 @@ def test_modules_import_from_earlier_chapters_only():
 @every_notebook
 def test_docstrings_are_short(source):
     lines = words = 0
-    for cell in code_cells(source):
-        lines += len([s for s in cell.source.splitlines() if s.strip()])
-    for cell, node in definitions(source):
-        doc = ast.get_docstring(node)
-        if doc is None:  # inner functions, and solutions of exercises
-            exported = "export" in cell.metadata.get("tags", [])
-            top = node in ast.parse(cell.source).body
-            assert not (exported and top), node.name
-            continue
-        size = node.body[0].end_lineno - node.body[0].lineno + 1
-        words += size
-        rest = node.end_lineno - node.body[0].end_lineno
-        if node.name not in ENTRY_POINTS and isinstance(node, ast.FunctionDef):
-            assert size <= max(rest, 2), f"{node.name}: {size} for {rest}"
+    for code, tags, tree in code_cells(source):
+        lines += n_lines(code)
+        for node in definitions(ast.walk(tree)):
+            if ast.get_docstring(node) is None:  # inner ones, solutions of exercises
+                assert "export" not in tags or node not in tree.body, node.name
+                continue
+            size = node.body[0].end_lineno - node.body[0].lineno + 1
+            words += size
+            rest = node.end_lineno - node.body[0].end_lineno
+            if node.name not in ENTRY_POINTS and isinstance(node, ast.FunctionDef):
+                assert size <= max(rest, 2), f"{node.name}: {size} for {rest}"
     assert words <= 0.15 * lines, f"{words} of {lines}"
 
 
 @every_notebook
 def test_cells_are_short(source):
-    for cell in code_cells(source):
-        if {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])):
+    for code, tags, tree in code_cells(source):
+        if {"hide-input", "hide-cell"} & tags:
             continue  # diagrams, solutions
-        lines = cell.source.splitlines()
-        for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, DEFINITIONS) and ast.get_docstring(node):
+        lines = code.splitlines()
+        for node in definitions(ast.walk(tree)):
+            if ast.get_docstring(node):
                 head = slice(node.lineno - 1, node.body[0].end_lineno)
                 lines[head] = [""] * len(lines[head])  # and the signature
-        code = [s for s in lines if s.strip() and s.strip()[0] != "#"]
-        assert len(code) <= 25, cell.source
+        left = [line for line in lines if not line.lstrip().startswith("#")]
+        assert n_lines("\n".join(left)) <= 25, code
 
 
 @every_notebook
 def test_every_code_cell_follows_a_sentence(source):
-    cells = jupytext.read(source).cells
+    cells = cells_of(source)
     for before, cell in zip(cells, cells[1:]):
-        if cell.cell_type == "code":
-            assert before.cell_type == "markdown", cell.source
+        assert "markdown" in (before.cell_type, cell.cell_type), cell.source
 
 
-def test_first_cell_is_the_same_everywhere(config):
-    url = config["repository"]["url"]
+def test_first_cell_is_the_same_everywhere():
     cells = {source.stem: code_cells(source)[0] for source in SOURCES}
-    common = cells["set-up"].source
-    assert f'"git+{url}"' in common
-    for name, cell in cells.items():
-        assert cell.source.startswith(common), name
-        assert len([s for s in cell.source.splitlines() if s.strip()]) <= 12
-        assert "export" not in cell.metadata.get("tags", [])
+    common, _, _ = cells["set-up"]
+    for name, (code, tags, _) in cells.items():
+        assert code.startswith(common), name
+        assert n_lines(code) <= 12 and "export" not in tags, name
 
 
 def test_pages_are_short():
-    lengths = {
-        path.name: len(path.read_text(encoding="utf-8").splitlines())
-        for path in SOURCES
-    }
+    lengths = {p.name: len(p.read_text("utf-8").splitlines()) for p in SOURCES}
     assert max(lengths.values()) <= 900, lengths
     del lengths["play.md"]  # an extra: no other chapter builds on it
     assert sum(lengths.values()) <= 6_800, lengths

@@ -1,139 +1,76 @@
 """Check trainings without a part, the comparison of pairs, and the tables."""
 
-import ale_py
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import numpy as np
 import pandas as pd
 import pytest
 
+import pong.what_helped as helped
 import what_helped as script
-from pong.many_games_at_once import (
-    Scene,
-    close,
-    encode,
-    forward,
-    initialize_model,
-    make_games,
-)
-from pong.ppo_in_numpy import new_agent
+from pong.many_games_at_once import forward, initialize_model
 from pong.set_up import recorded
-from pong.train_to_win import SETTINGS, new_run, training
-from pong.what_helped import (
-    VARIANTS,
-    compare,
-    count_points,
-    no_mirror,
-    paired_interval,
-    variant_training,
-)
-
-ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-SHORT = SETTINGS | {"n_steps": 16}
+from pong.train_to_win import SETTINGS
+from pong.what_helped import VARIANTS, compare
 
 
-def first_rollouts(n, settings=SHORT, **changed):
-    """Return the agent and the experience of a training's first n rollouts."""
-    run = variant_training(1, settings, **changed, n_games=8)
-    results = [next(run) for _ in range(n)]
-    run.close()
-    return results
-
-
-def dense(pair):
-    return [matrix.toarray() for matrix in pair]
-
-
-@pytest.fixture(scope="module")
-def scene():
-    rng = np.random.default_rng(0)
-    previous, current = rng.random((2, 5, 80, 32)) < 0.02
-    actions = np.eye(3, 2, dtype=bool)[[0, 1, 2, 0, 1]]
-    return Scene(previous, current, actions, np.zeros(5, bool))
-
-
-def test_nothing_taken_away_is_the_agent_of_the_book():
-    games = make_games(8)
-    start = new_agent(initialize_model(np.random.default_rng(1)))
-    book = training(games, new_run(start, 1), 1, SHORT)
-    run, row = [next(book) for _ in range(2)][-1]
-    close(games)
-    agent, experience = first_rollouts(2)[-1]
-    assert agent.n_updates == run.agent.n_updates == 16
-    assert experience.actions.size * 2 == row["decisions"]
-    for name, weights in run.agent.model.items():
-        np.testing.assert_allclose(agent.model[name], weights, atol=1e-3)
-
-
-@pytest.mark.parametrize("learn_first", [True, False])
-def test_learn_first_plays_a_rollout_with_one_agent(learn_first):
-    *_, (agent, experience) = first_rollouts(2, learn_first=learn_first)
-    assert agent.n_updates == 16
-    same = []
-    for inputs, values in zip(experience.inputs, experience.values):
-        _, now, _ = forward(inputs, agent.model)
-        same.append(np.allclose(now, values, atol=1e-5))
-    assert all(same) if learn_first else not any(same[:-1])
-
-
-def test_without_the_third_action_nobody_stays():
-    [(_, experience)] = first_rollouts(1, stay_bias=-1e4)
-    assert not np.any(experience.actions == 2)
-    assert np.isfinite(experience.log_probs).all()
-
-
-def test_no_mirror_shows_the_court_once(scene):
-    inputs, mirrored = dense(no_mirror(scene))
-    np.testing.assert_array_equal(inputs, dense(encode(scene))[0])
-    assert mirrored.shape == inputs.shape and not mirrored.any()
-
-
-def test_each_variant_learns_and_differs_from_the_baseline():
-    results = []
-    for changed, functions in VARIANTS.values():
+def test_each_variant_takes_away_what_it_says():
+    """Without a change it is the agent of the book: the page prints that."""
+    found = {}
+    for name, (changed, functions) in VARIANTS.items():
         assert set(changed) <= set(SETTINGS)
-        run = first_rollouts(2, SHORT | changed, **functions)
-        agent, experience = run[-1]
+        settings = SETTINGS | {"n_steps": 16} | changed
+        run = helped.variant_training(1, settings, **functions, n_games=4)
+        agent, experience = [next(run) for _ in range(2)][-1]
+        run.close()
         assert agent.n_updates == 16 * changed.get("epochs", 4) / 4
         assert all(np.isfinite(w).all() for w in agent.model.values())
-        results.append((agent.model["W1"], experience.values))
-    baseline, *others = results
-    for result in others:  # other weights, or at another time
-        assert not all(map(np.array_equal, result, baseline))
+        assert np.isfinite(experience.log_probs).all()
+        # Whether one agent has played the whole rollout, or several ones.
+        values = [forward(inputs, agent.model)[1] for inputs in experience.inputs]
+        same = np.isclose(values, experience.values[:-1], atol=1e-5).all(axis=1)
+        assert all(same) if name == "learn, then play" else not any(same[:-1])
+        stays = (experience.actions == 2).any()
+        assert stays == (name != "no third action")
+        found[name] = agent.model["W1"], experience.values
+    baseline, *others = found.values()
+    for other in others:  # other weights, or at another time
+        assert not all(map(np.array_equal, other, baseline))
 
 
-def test_points_are_counted_by_part():
-    settings = SHORT | {"n_steps": 256}
-    rows, _ = count_points("1 epoch", 1, settings, 6_000, 4_000, n_games=8)
-    assert [row["decisions"] for row in rows] == [4_096]
-    rows, model = count_points("1 epoch", 1, settings, 4_096, 2_048, n_games=8)
-    assert [row["decisions"] for row in rows] == [2_048, 4_096]
-    assert {(row["variant"], row["seed"]) for row in rows} == {("1 epoch", 1)}
-    played = first_rollouts(2, settings | {"epochs": 1})
-    for row, (_, experience) in zip(rows, played):
-        assert row["won"] == np.sum(experience.rewards == 1)
-        assert row["lost"] == np.sum(experience.rewards == -1) > 0
-    np.testing.assert_array_equal(model["W1"], played[-1][0].model["W1"])
+def test_points_are_counted_by_part(monkeypatch):
+    rewards = np.random.default_rng(0).integers(-1, 2, (9, 5, 8))  # of rollouts
+    models, closed = iter(range(9)), []
 
+    def training(seed, settings, **functions):
+        assert (seed, settings) == (7, SETTINGS | {"epochs": 1})
+        try:
+            for model, r in zip(models, rewards):
+                experience = SimpleNamespace(actions=r, rewards=r)
+                yield SimpleNamespace(model=model), experience
+        finally:
+            closed.append(functions)
 
-def test_interval_of_pairs_is_that_of_their_differences():
-    rng = np.random.default_rng(0)
-    baseline = rng.normal(0.4, 0.1, 10)
-    gain = rng.normal(0.05, 0.01, 10)
-    mean, low, high = paired_interval(baseline + gain, baseline, rng)
-    assert mean == pytest.approx(gain.mean())
-    assert 0.03 < low < mean < high < 0.07
+    monkeypatch.setattr(helped, "variant_training", training)
+    rows, model = helped.count_points("1 epoch", 7, SETTINGS, 200, every=70, n_games=8)
+    # The last rollout is not in a row that is complete.
+    assert [row.pop("decisions") for row in rows] == [80, 160]
+    for row, part in zip(rows, (rewards[:2], rewards[2:4])):
+        won, lost = (part == 1).sum(), (part == -1).sum()
+        assert row == {"variant": "1 epoch", "seed": 7, "won": won, "lost": lost}
+    assert model == 4 and closed == [{"n_games": 8}]
 
 
 def test_compare_uses_only_pairs_and_says_what_is_known():
-    first = pd.Series([0.3, 0.4, 0.5, 0.6, 0.7])
-    nan = np.nan
+    first, nan = pd.Series([0.3, 0.4, 0.5, 0.6, 0.7]), np.nan
     gains = {
         "worse": [-0.1, -0.12, -0.11, -0.1, -0.09],
         "better": [0.1, 0.12, nan, 0.1, 0.09],
         "mixed": [0.1, -0.1, 0.1, -0.1, 0.02],
         "few": [-0.1, -0.1, -0.1, nan, nan],
     }
-    ends = {name: first + gain for name, gain in gains.items()}
-    ends = pd.DataFrame({"first": first} | ends)
+    ends = pd.DataFrame({"first": first} | {k: first + g for k, g in gains.items()})
     table = compare(ends, np.random.default_rng(0)).set_index("variant")
     assert list(table["seeds"]) == [5, 4, 5, 3]
     assert list(table["effect"]) == ["less", "more", "not known", "not known"]
@@ -142,35 +79,25 @@ def test_compare_uses_only_pairs_and_says_what_is_known():
 
 
 def test_ablations_go_on_and_count_what_is_complete(monkeypatch, tmp_path):
-    calls = []
-
-    def count(name, seed, settings, n_decisions):
-        calls.append((name, seed))
-        return [{"variant": name, "seed": seed}], initialize_model(
-            np.random.default_rng(seed)
-        )
-
+    model = initialize_model(np.random.default_rng(0), n_hidden=1)
+    count = Mock(side_effect=lambda name, seed, *_: ([{name: seed}], model))
     monkeypatch.setenv("PONG_ABLATIONS", str(tmp_path))
     monkeypatch.setattr(script, "count_points", count)
     monkeypatch.setattr(script, "SEEDS", (31, 32))
     first, second, *others = VARIANTS
-    for job in ((first, 31), (first, 32), (second, 31), (first, 31)):
+    jobs = [(first, 31), (first, 32), (second, 31)]
+    for job in (*jobs, jobs[0]):
         script.record_ablation(*job)
-    assert calls == [(first, 31), (first, 32), (second, 31)]
+    assert [call.args[:2] for call in count.call_args_list] == jobs
     rows, missing = script.complete_ablations()
-    assert rows == [{"variant": first, "seed": s} for s in (31, 32)]
+    assert rows == [{first: 31}, {first: 32}]
     assert missing == [second, *others]
     before = script.parts_folder()
     monkeypatch.setattr(script, "SETTINGS", SETTINGS | {"gamma": 0.5})
     assert script.parts_folder() != before  # other settings begin anew
 
 
-def test_recorded_pairs_are_complete_and_of_unused_seeds():
-    table = recorded("ablations")
-    for variant, rows in table.groupby("variant"):
-        assert set(rows["seed"]) == set(script.seeds_of(variant))
-    assert not set(table["seed"]) & {*range(1, 6), *range(21, 31)}
-    assert table.groupby(["variant", "seed"])["decisions"].max().nunique() == 1
+# What the page says
 
 
 @pytest.fixture(scope="module")
@@ -180,11 +107,22 @@ def ablations():
     return table
 
 
-def test_what_the_page_says_of_the_parts(ablations):
+@pytest.fixture(scope="module")
+def ends(ablations):
+    """Return the shares of the last points that were won, the baseline first."""
     last = ablations[ablations["decisions"] > 250_000]
-    share = last.assign(share=last["won"] / last["points"])
-    ends = share.pivot(index="seed", columns="variant", values="share")
-    ends = ends[list(VARIANTS)]
+    last = last.assign(share=last["won"] / last["points"])
+    return last.pivot(index="seed", columns="variant", values="share")[list(VARIANTS)]
+
+
+def test_recorded_pairs_are_complete_and_of_unused_seeds(ablations):
+    for variant, rows in ablations.groupby("variant"):
+        assert set(rows["seed"]) == set(script.seeds_of(variant))
+    assert not set(ablations["seed"]) & {*range(1, 6), *range(21, 31)}
+    assert ablations.groupby(["variant", "seed"])["decisions"].max().nunique() == 1
+
+
+def test_what_the_page_says_of_the_parts(ablations, ends):
     parts = compare(ends, np.random.default_rng(0)).set_index("variant")
     few = parts[parts["seeds"] == 4]
     assert list(few.index) == ["1 epoch", "no clipping"]
@@ -206,16 +144,13 @@ def test_what_the_page_says_of_the_parts(ablations):
     assert round(tenth, 1) == -0.1
 
 
-def test_what_the_page_says_of_a_lucky_baseline(ablations):
+def test_what_the_page_says_of_a_lucky_baseline(ends):
     trials = recorded("trials")
     table = trials.pivot(index="seed", columns="variant", values="share")
     table = table[trials["variant"].unique()]  # the baseline first
-    last = ablations[ablations["decisions"] > 250_000]
-    share = last.assign(share=last["won"] / last["points"])
-    ends = share.pivot(index="seed", columns="variant", values="share")
     four = table[["as it is", "learning between the rollouts"]].to_numpy()
-    names = ["the agent of the book", "learn, then play"]
-    rng, ten = np.random.default_rng(0), ends[names].to_numpy()
+    ten = ends[["the agent of the book", "learn, then play"]].to_numpy()
+    rng = np.random.default_rng(0)
     for weights, known in (([1, 0], False), ([-1, 1], True)):
         groups = four @ weights, ten @ weights
         a, b = (rng.choice(g, (10_000, len(g))).mean(axis=1) for g in groups)
@@ -225,11 +160,11 @@ def test_what_the_page_says_of_a_lucky_baseline(ablations):
     assert (ten @ [-1, 1]).mean() > 0
     effects = compare(table, np.random.default_rng(0)).set_index("variant")
     assert set(effects["effect"]) == {"less", "not known"}
-    assert effects.loc["learning between the rollouts", "effect"] == "less"
+    between = "learning between the rollouts"
+    assert effects.loc[between, "effect"] == "less"
     pairs = table.sub(table["as it is"], axis=0)
-    for name in effects.index[effects["seeds"] == 2]:
+    for name in [between, *effects.index[effects["seeds"] == 2]]:
         assert (pairs[name].dropna() < 0).all()
-    assert (pairs["learning between the rollouts"] < 0).all()
 
 
 def test_what_the_page_says_of_strokes():
@@ -239,14 +174,15 @@ def test_what_the_page_says_of_strokes():
     sent = strokes["player"] == "opponent"
     assert strokes.loc[sent & ~steep, "missed"].sum() == 0
     returns = strokes.groupby("seed")["mean_return"].first()
-    share = strokes[sent & steep].groupby("seed")["balls"].sum()
-    share /= strokes[sent].groupby("seed")["balls"].sum()
-    came = strokes[~sent & steep].groupby("seed")[["balls", "missed"]].sum()
-    missed = came["missed"] / came["balls"]
+
+    def of_seeds(rows):
+        return strokes[rows].groupby("seed")[["balls", "missed"]].sum()
+
+    share = of_seeds(sent & steep)["balls"] / of_seeds(sent)["balls"]
+    came, others = of_seeds(~sent & steep), of_seeds(~sent & ~steep)
     assert share.corr(returns, "spearman") > 0.65
-    assert missed.corr(returns, "spearman") < -0.65
-    other = strokes[~sent & ~steep].groupby("seed")[["balls", "missed"]].sum()
-    share = other["missed"] / other["balls"]
+    assert (came["missed"] / came["balls"]).corr(returns, "spearman") < -0.65
+    share = others["missed"] / others["balls"]
     assert abs(share.corr(returns, "spearman")) < 0.65 and share.min() > 0.3
 
 
