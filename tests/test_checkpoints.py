@@ -289,7 +289,7 @@ def test_facts_that_make_no_sense_are_refused(tmp_path):
     assert_equal(history, rows)
     arrays, facts = safe.load_arrays(path)
     broken = [[], "facts", None, facts | {"format": 2}]
-    for name in facts:
+    for name in facts.keys() - {"agent"}:  # its weights are arrays
         broken.append({k: v for k, v in facts.items() if k != name})
         for value in (None, "many", np.inf, [[]], [{}, {}]):
             broken.append(facts | {name: value})
