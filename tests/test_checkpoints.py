@@ -397,6 +397,7 @@ def test_kills_and_ctrl_c(tmp_path):
         names = [path.name for path in folder.iterdir()]
         assert sum(name.endswith(".partial") for name in names) <= 1, names
         assert len(names) <= 5, names
+    (folder / ".some.partial").touch()  # as if it was killed while it wrote
     with terminal(tmp_path) as opened:
         said = opened.before
         with pytest.raises(RuntimeError, match="Another training keeps"):
