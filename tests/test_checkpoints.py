@@ -289,7 +289,7 @@ def test_facts_that_make_no_sense_are_refused(tmp_path):
     assert_equal(history, rows)
     arrays, facts = safe.load_arrays(path)
     broken = [[], "facts", None, facts | {"format": 2}]
-    for name in facts:
+    for name in facts.keys() - {"agent"}:  # its weights are arrays
         broken.append({k: v for k, v in facts.items() if k != name})
         for value in (None, "many", np.inf, [[]], [{}, {}]):
             broken.append(facts | {name: value})
@@ -397,6 +397,7 @@ def test_kills_and_ctrl_c(tmp_path):
         names = [path.name for path in folder.iterdir()]
         assert sum(name.endswith(".partial") for name in names) <= 1, names
         assert len(names) <= 5, names
+    (folder / ".some.partial").touch()  # as if it was killed while it wrote
     with terminal(tmp_path) as opened:
         said = opened.before
         with pytest.raises(RuntimeError, match="Another training keeps"):
