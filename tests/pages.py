@@ -1,89 +1,82 @@
-"""Serves the built book as GitHub Pages does, for the tests and for Lighthouse."""
+"""Serves pages as GitHub Pages does, and opens them in a browser."""
 
-import functools
-import gzip
-import http.server
+import asyncio
 import re
 import threading
 from contextlib import contextmanager
-from http import HTTPStatus
 from pathlib import Path
 
-COMPRESSED = (".html", ".css", ".js", ".json", ".svg", ".xml", ".txt")
+from axe_playwright_python.sync_playwright import Axe
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, StaticFileHandler
+
+# How long to wait for what must come, in milliseconds. Nothing here measures speed
+# (lighthouse.py does), and a computer that others use too may be very slow.
+PATIENCE = 300_000
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 
 
-class Pages(http.server.BaseHTTPRequestHandler):
-    """Answers GET under a sub-path: gzip, parts of videos, and 404.html."""
+class Pages(StaticFileHandler):
+    """Answers with files, or parts of them; or else with 404.html."""
 
-    protocol_version = "HTTP/1.1"
-    guess_type = http.server.SimpleHTTPRequestHandler.guess_type
-    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map
+    def set_extra_headers(self, path):
+        self.set_header("Cache-Control", "max-age=600")
 
-    def __init__(self, *arguments, folder, prefix):
-        self.folder, self.prefix = Path(folder).resolve(), prefix
-        super().__init__(*arguments)
-
-    def log_message(self, *arguments):
-        """Keep quiet."""
-
-    def do_GET(self):
-        """Send a file, or a part of it."""
-        address = self.path.partition("?")[0]
-        status, path = HTTPStatus.OK, None
-        if address.startswith(self.prefix):
-            path = self.folder / address.removeprefix(self.prefix)
-            if path.is_dir():
-                path /= "index.html"
-        if path is None or not path.is_file():
-            status, path = HTTPStatus.NOT_FOUND, self.folder / "404.html"
-        data = path.read_bytes()
-        headers = {
-            "Content-Type": self.guess_type(str(path)),
-            "Accept-Ranges": "bytes",
-            "Cache-Control": "max-age=600",
-        }
-        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if part and status == HTTPStatus.OK:
-            begin, end = int(part[1]), int(part[2] or len(data) - 1)
-            headers["Content-Range"] = f"bytes {begin}-{end}/{len(data)}"
-            status, data = HTTPStatus.PARTIAL_CONTENT, data[begin : end + 1]
-        elif path.suffix in COMPRESSED and "gzip" in self.headers.get(
-            "Accept-Encoding", ""
-        ):
-            headers["Content-Encoding"] = "gzip"
-            data = gzip.compress(data, 6)
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        try:
-            self.wfile.write(data)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the browser has seen enough of a video
+    def write_error(self, status_code, **reason):
+        self.finish((Path(self.root) / "404.html").read_bytes())
 
 
 @contextmanager
-def serve(folder, prefix="/"):
-    """Serve a folder on this computer, and yield its address.
-
-    Parameters
-    ----------
-    folder : str or pathlib.Path
-    prefix : str
-        The sub-path, with slashes around it.
-
-    Yields
-    ------
-    str
-        With a slash at the end.
-    """
-    handler = functools.partial(Pages, folder=folder, prefix=prefix)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+def serve(folder, prefix="/"):  # the sub-path, with slashes around it
+    """Serve a folder on this computer, and yield its address."""
+    options = {"path": str(folder), "default_filename": "index.html"}
+    rule = (f"{re.escape(prefix)}(.*)", Pages, options)
+    server = HTTPServer(Application([rule], compress_response=True))
+    (socket,) = bind_sockets(0, "127.0.0.1")
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}{prefix}"
-    server.shutdown()
-    server.server_close()
+    loop.call_soon_threadsafe(server.add_socket, socket)
+    yield f"http://127.0.0.1:{socket.getsockname()[1]}{prefix}"
+    loop.call_soon_threadsafe(loop.stop)
     thread.join()
+    socket.close()
+
+
+@contextmanager
+def tabs(browser, site):
+    """Yield a function that opens pages of a site.
+
+    In the end, fail on errors, also of what is missing, and on requests to others.
+    """
+    contexts, problems = [], []
+    ours = (site, "data:", "blob:")
+
+    def open_tab(page, width=1280, before=None, **options):
+        size = {"viewport": {"width": width, "height": 900}}
+        context = browser.new_context(**(size | options))
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.problems = problems
+        tab.on("console", lambda m: m.type == "error" and problems.append(m.text))
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("request", lambda r: r.url.startswith(ours) or problems.append(r.url))
+        if before:
+            before(tab)
+        tab.goto(site + page)
+        return tab
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+def check_barriers(tab, *more):
+    """Fail if axe finds something that keeps people out."""
+    # `preload` would ask for style sheets where there are none.
+    options = {"runOnly": [*RULES, *more], "preload": False}
+    results = Axe().run(tab, options=options)
+    assert not results.violations_count, results.generate_report()

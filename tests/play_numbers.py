@@ -3,31 +3,46 @@
 import numpy as np
 
 from pong.many_games_at_once import Scene, encode, forward
-from pong.play import Court, draw, new_court, objects, recorded_games, step
+from pong.play import Court, draw, new_court, objects, step
 from pong.ppo_in_numpy import gae
+
+N_GAMES, N_FRAMES = 10, 1000  # of one player, and as many of two
 
 
 def cells(picture):
     return np.flatnonzero(picture).tolist()
 
 
-def rows(court):
-    """Return each of n courts as a list of numbers."""
-    return np.transpose(court).tolist()
+def follower(seed, frames, games, both=False):
+    """Play, and return the actions (T, 2, n) and the Court's arrays (T, n).
+
+    The right player, or both, follow the ball with some part of the paddle, its
+    edges too, or miss it.
+    """
+    rng, court = np.random.default_rng(seed), new_court(games)
+    actions, seen = [], []
+    for t in range(frames):
+        if t % 50 == 0:
+            parts = rng.integers(-6, 19, (2, games))
+        goals = np.stack([court.right_goal, court.left_goal])
+        away = (court.y - parts - goals) * (court.y > 0)
+        right, left = np.select([away > 2, away < -2], [2, 1], 0)
+        court, _ = step(court, right, left if both else None)
+        actions.append([right, left])
+        seen.append(court)
+    return np.array(actions), Court(*np.stack(seen, axis=1))
 
 
-def scenes(model):
-    """Return 1,000 scenes of games with what the network makes of them."""
-    games, _ = recorded_games()
+def scenes(courts, model):
+    """Return 500 scenes with what the network makes of them."""
     rng = np.random.default_rng(5)
-    game, last = np.concatenate(games, axis=1), rng.integers(0, 3, 1000)
-    now = np.sort(rng.integers(4, game.shape[1], 1000))
-    before, court = (Court(*game[:, t]) for t in (now - 4, now))
-    last_actions = last[:, None] == [0, 1]
-    scene = Scene(objects(before), objects(court), last_actions, None)
+    now, game = rng.integers(4, N_FRAMES, 500), rng.integers(0, N_GAMES, 500)
+    before, court = (Court(*(a[t, game] for a in courts)) for t in (now - 4, now))
+    last = rng.integers(0, 3, 500)
+    scene = Scene(objects(before), objects(court), last[:, None] == [0, 1], None)
     logits, values, _ = forward(encode(scene), model)
     columns = {
-        "court": rows(court),
+        "court": np.transpose(court).tolist(),
         "previous": map(cells, scene.previous),
         "current": map(cells, scene.current),
         "last": last.tolist(),
@@ -37,35 +52,23 @@ def scenes(model):
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
-def follower(seed, n, both=False):
-    """Return n actions of one player or two, and the Court's frames.
-
-    They follow the ball with some part of the paddle, its edges too, or miss it.
-    """
-    rng, court = np.random.default_rng(seed), new_court(1)
-    actions, frames = [], []
-    for t in range(n):
-        if t % 50 == 0:
-            parts = rng.integers(-6, 19, 2)
-        goals = np.hstack([court.right_goal, court.left_goal])
-        away = (court.y - parts - goals) * (court.y > 0)
-        right, left = np.select([away > 2, away < -2], [2, 1], 0).tolist()
-        left = left if both else None
-        court, _ = step(court, right, left)
-        actions.append([right, left])
-        frames.append(court)
-    return actions, Court(*np.hstack(frames))
-
-
-def court_traces():
-    """Return a game of one player, and one of two, 5,000 frames long."""
-    traces = []
-    for seed, both in ((3, False), (4, True)):
-        actions, court = follower(seed, 5000, both)
-        seen = list(map(cells, objects(court)[::9]))
-        trace = {"actions": actions, "states": rows(court), "pictures": seen}
-        traces.append(trace)
-    return traces
+def pictures(states):  # (frames, games, 14)
+    """Return what some courts look like, and what the first agent gets of it."""
+    rows = states.reshape(-1, len(Court._fields))
+    # A score is drawn late: so look at new ones, too, and at all digits.
+    new = rows[rows[:, Court._fields.index("wait")] == 63]
+    scores = ((9, 21), (8, 17), (6, 5), (14, 3))
+    high = [[*rows[1000, :-2], *score] for score in scores]
+    rows = np.vstack([rows[::997], new[::4], high])
+    drawn = [draw(Court(*rows.T), i) for i in range(len(rows))]
+    return [
+        {
+            "court": row.tolist(),
+            "gray": picture.ravel().tolist(),
+            "preprocessed": cells(picture[35:195:2, ::2] != 87),
+        }
+        for row, picture in zip(rows, drawn)
+    ]
 
 
 def numbers(model, rally):
@@ -76,22 +79,25 @@ def numbers(model, rally):
     estimates = []
     for g, k in ((1, 0.98), (0.99, 0.95), (0.9, 0.5), (1, 0), (1, 1)):
         advantages = gae(rewards, values, rewards != 0, g, k)[:, 0].tolist()
-        row = {"gamma": g, "lambda": k, "advantages": advantages}
-        estimates.append(row)
+        estimates.append({"gamma": g, "lambda": k, "advantages": advantages})
     clip = [
         [float(x), a, float(-np.minimum(x * a, np.clip(x, 0.8, 1.2) * a))]
         for x in np.linspace(0.5, 1.5, 41)
         for a in (1.0, -1.0, 0.3)
     ]
-    traces = court_traces()
-    states = np.array(traces[0]["states"][100:200:10]).T
-    pictures = [draw(Court(*states), game) for game in range(10)]
+    games, found = [], {"scenes": [], "pictures": []}
+    for seed, both in ((3, False), (4, True)):
+        actions, courts = follower(seed, N_FRAMES, N_GAMES, both)
+        states = np.stack(courts, axis=2)
+        for game in range(N_GAMES):
+            played = actions[:, :, game].tolist(), states[:, game].tolist()
+            games.append({"both": both, "actions": played[0], "states": played[1]})
+        found["scenes"] += scenes(courts, model)
+        found["pictures"] += pictures(states)
     return {
-        "fields": Court._fields,
-        "scenes": scenes(model),
+        **found,
         "rally": rally | {"rewards": rewards[:, 0].tolist()},
         "gae": estimates,
         "clip": clip,
-        "traces": traces,
-        "preprocessed": [cells(p[35:195:2, ::2] != 87) for p in pictures],
+        "games": games,
     }

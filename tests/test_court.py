@@ -1,27 +1,24 @@
 """The court against the emulator, and with the agent.
 
-That it follows the recorded games is what the page prints, which is compared.
+That it follows the recorded games, and looks right while somebody plays at
+random, is what the page prints, which is compared.
 """
 
 import numpy as np
-import pytest
 
 import pong.play as play
 from play_numbers import follower
 from pong.keep_a_training_safe import load_model
 from pong.many_games_at_once import find_objects
-from pong.play import CELLS, Court, new_court, objects, step, to_court, trace
+from pong.play import CELLS, Court, objects, step, to_court, trace
 from pong.set_up import data_file
 
 
-@pytest.mark.parametrize("kind", ["random", "follower"])
-def test_pictures_are_the_emulators(kind):
-    actions = np.repeat(np.random.default_rng(70).integers(0, 3, 350), 7)
-    if kind == "follower":
-        actions = [right for right, _ in follower(71, 2500)[0]]
+def test_pictures_are_the_emulators():
+    actions = follower(71, 1500, 1)[0][:, 0, 0]
     memory, pictures = trace(actions)
     court = to_court(memory[:, list(CELLS.values())], actions)
-    assert np.array_equal(objects(court), find_objects(pictures))
+    np.testing.assert_array_equal(objects(court), find_objects(pictures))
     for t in range(2, len(pictures)):  # the first two have other colors
         assert np.array_equal(play.draw(court, t), pictures[t]), t
 
@@ -39,24 +36,14 @@ def test_two_players_on_the_emulator():
     court = court._replace(left_knob=knob, left_goal=goal)
     after = Court(*(a[1:] for a in court))
     predicted, _ = step(Court(*(a[:-1] for a in court)), right, left)
+    same = {k: getattr(predicted, k) == getattr(after, k) for k in Court._fields}
     for name in ("left", "left_goal", "right", "right_goal"):
-        assert (getattr(predicted, name) == getattr(after, name)).all(), name
-    same = [getattr(predicted, k) == getattr(after, k) for k in ("x", "y")]
+        assert same[name].all(), name
     flying = (court.y[:-1] > 0) & (after.y > 0)
-    by_left = flying & (court.x[:-1] < 128) & (after.vx > court.vx[:-1])
-    wrong = (~np.all(same, axis=0) & flying).sum()
+    wrong = (~(same["x"] & same["y"]) & flying).sum()
     assert (flying.sum(), wrong) == (39_817, 3)  # the page says so
+    by_left = flying & (court.x[:-1] < 128) & (after.vx > court.vx[:-1])
     assert by_left.sum() > 100
-
-
-def test_players_who_do_the_same_make_the_same_court():
-    court, nobody = new_court(4), np.zeros(4, int)
-    for array in (*court, nobody):
-        array.flags.writeable = False  # a step leaves its input alone
-    for _ in range(600):
-        court, _ = step(court, nobody, nobody)
-    assert (court.left == court.right).all()
-    assert (court.left_score + court.right_score >= 1).all()
 
 
 def test_the_agent_keeps_its_strength():

@@ -1,14 +1,10 @@
 """The picture of README.md and of the front page shows what the chapter computes."""
 
-import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from pong import pong_from_pixels as chapter
-from pong.set_up import set_up
-
-matplotlib.use("agg")
 
 
 @pytest.mark.mpl_image_compare(
@@ -20,7 +16,6 @@ matplotlib.use("agg")
 )
 def test_picture_shows_what_the_chapter_computes():
     """`make picture` draws it anew."""
-    set_up("1.0")
     env = chapter.make_pong()
     env.reset(seed=42)
     rng = np.random.default_rng(12288743)
