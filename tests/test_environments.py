@@ -122,7 +122,7 @@ def test_plain_program_with_everything_taken_away(source, tmp_path):
     assert program.returncode == 0, output.read_bytes()[-4000:]
     # What Ray and its players need is more than what a notebook alone needs, and
     # still leaves room for JupyterLab itself in the 2 GB of Binder.
-    assert max(memory) < (1600 if source.stem == "scale-out" else 1000)
+    assert max(memory) < (1600 if source.stem == "scale-out" else 800)
     assert not left_behind(env)
     events = [s.split(" ", 1) for s in log.read_text().splitlines()]
     written = {what for kind, what in events if kind == "write"}

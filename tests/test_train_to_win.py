@@ -20,7 +20,13 @@ from pong.many_games_at_once import (
     make_games,
     reset,
 )
-from pong.ppo_in_numpy import make_rollout, minibatches, new_agent, update
+from pong.ppo_in_numpy import (
+    make_rollout,
+    minibatches,
+    new_agent,
+    ppo_gradients,
+    update,
+)
 from pong.set_up import data_file, facts, recorded
 
 TINY = ttw.SETTINGS | {"decisions": 96, "n_steps": 16}
@@ -87,6 +93,9 @@ def test_anneal_lowers_two_settings():
         lambda: ttw.evaluate(None, 0),
         lambda: ttw.train([], None, 1, TINY, np.nan),
         lambda: ttw.train([], None, 1, TINY | {"decisions": 0}),
+        lambda: next(ttw.training([], None, 1, TINY | {"epochs": 0})),
+        lambda: next(ttw.training([], None, 1, TINY | {"n_steps": np.nan})),
+        lambda: ppo_gradients(np.zeros((1, 3)), np.zeros(1), None, np.nan, 0, 0),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(call):
