@@ -159,6 +159,7 @@ HOSTILE = {
     "DISPLAY": ":77", "FORCE_COLOR": "1", "HTTPS_PROXY": "http://127.0.0.1:9",
     "LANG": "C", "LC_ALL": "C", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "x",
     "MPLCONFIGDIR": "/dev/null/nowhere", "PYTHONOPTIMIZE": "2",
+    "PYTHONUTF8": "1",  # without it, .venv must not lie in a folder with an umlaut
     "PYTHONWARNINGS": "default", "RAY_ADDRESS": "127.0.0.1:6399",
 }  # fmt: skip
 

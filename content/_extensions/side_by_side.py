@@ -14,7 +14,9 @@ def prepare(app, env, docnames):
     # Three extensions don't say whether they may be used so: one numbers chapters, of
     # which this book has no numbers; one is for LaTeX; one copies files in the end.
     for extension in app.extensions.values():
-        extension.parallel_read_safe = extension.parallel_read_safe is not False
+        extension.parallel_read_safe = (
+            extension.parallel_read_safe is not False
+        )
     # Make the cache's database now, and not in two processes at once.
     get_cache(env.mystnb_config.execution_cache_path).db  # noqa: B018
 
