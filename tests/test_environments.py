@@ -159,7 +159,6 @@ HOSTILE = {
     "DISPLAY": ":77", "FORCE_COLOR": "1", "HTTPS_PROXY": "http://127.0.0.1:9",
     "LANG": "C", "LC_ALL": "C", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "x",
     "MPLCONFIGDIR": "/dev/null/nowhere", "PYTHONOPTIMIZE": "2",
-    "PYTHONUTF8": "1",  # without it, .venv must not lie in a folder with an umlaut
     "PYTHONWARNINGS": "default", "RAY_ADDRESS": "127.0.0.1:6399",
 }  # fmt: skip
 
@@ -167,6 +166,8 @@ HOSTILE = {
 @linux_only
 def test_inherited_variables_change_nothing(tmp_path):
     """Run the quickest page without and with them; compare texts and pictures."""
+    if not str(ROOT).isascii():
+        pytest.skip("in the locale C, Python 3.11 does not start in such a folder")
     shown = []
     for changes in ({}, HOSTILE):
         page = nbformat.read(PAGE, 4)
