@@ -32,10 +32,11 @@ def test_every_ipynb_and_module_has_its_source():
 def lab(tmp_path_factory):
     """Start JupyterLab over a copy of the notebooks; return it as a function."""
     root = tmp_path_factory.mktemp("lab")
-    (root / "content").mkdir()
-    for path in SOURCES:
-        shutil.copy(path, root / "content")
-        shutil.copy(path.with_suffix(".ipynb"), root / "content")
+    for folder in (root, root / "content"):  # as from content/, and from above
+        folder.mkdir(exist_ok=True)
+        for path in SOURCES:
+            shutil.copy(path, folder)
+            shutil.copy(path.with_suffix(".ipynb"), folder)
     options = ["--no-browser", "--allow-root", "--ServerApp.port=0"]
     env = {**os.environ, "JUPYTER_RUNTIME_DIR": str(root / "runtime")}
     command = [sys.executable, "-m", "jupyterlab", *options]
@@ -60,10 +61,11 @@ def lab(tmp_path_factory):
 
 
 @pytest.mark.parametrize("newer", [".md", ".ipynb"])
-def test_jupyterlab_opens_and_saves_without_a_change(lab, newer):
+@pytest.mark.parametrize("folder", [".", "content"])
+def test_jupyterlab_opens_and_saves_without_a_change(lab, folder, newer):
     """It refuses a pair that differs if the .ipynb is newer; else it takes the .md."""
     for source in SOURCES:
-        md = lab.root / "content" / source.name
+        md = lab.root / folder / source.name
         pair = (md, md.with_suffix(".ipynb"))
         for opened in pair:
             for path in pair:
