@@ -192,7 +192,7 @@ def test_what_the_page_says_of_other_agents():
     assert table["minutes"].max() < 5.1 and (table["games"] == 50).all()
     ours, *others = table.groupby("agent", sort=False)["mean_return"]
     assert ours[1].min() > 0
-    assert all(returns.max() < -20 for _, returns in others)  # as random play
+    assert all(returns.max() < -20 for _, returns in others)
     decisions = table.groupby("agent", sort=False)["decisions"].median()
     ours, *networks, first_chapter = decisions
     for n in networks:
