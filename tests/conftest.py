@@ -52,7 +52,11 @@ class SideBySide(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)  # also without pytest-xdist
 def pytest_xdist_make_scheduler(config, log):
-    """Tell pytest-xdist which tests must not run at the same time."""
+    """Tell pytest-xdist which tests must not run at the same time.
+
+    And to take them in their order: the book and Colab's notebooks take longest.
+    """
+    config.option.loadscopereorder = False
     return SideBySide(config, log)
 
 

@@ -52,6 +52,7 @@ def test_colab(tmp_path, config):
         GIT_CONFIG_COUNT="1",
         GIT_CONFIG_KEY_0=f"url.file://{copy}.insteadOf",
         GIT_CONFIG_VALUE_0=config["repository"]["url"],
+        PATH=f"{Path(python).parent}:{os.environ['PATH']}",
         PIP_CACHE_DIR=str(Path.home() / ".cache" / "pip"),
     )
     done = run(python, "-c", SET_UP[0], env=env, cwd=tmp_path)
@@ -144,7 +145,8 @@ def test_plain_program_with_everything_taken_away(source, tmp_path):
 @pytest.mark.parametrize("place", [{}, {"COLAB_RELEASE_TAG": "x"}], ids=len)
 def test_without_the_package_one_line_says_what_to_do(tmp_path, config, place):
     """Also in Colab, where git reaches nothing here."""
-    env = clean_env(tmp_path, GIT_ALLOW_PROTOCOL="none", **place)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = clean_env(tmp_path, GIT_ALLOW_PROTOCOL="none", PATH=path, **place)
     done = run(sys.executable, "-S", "-c", SET_UP[0], cwd=tmp_path, env=env)
     assert done.returncode == 1
     url = config["repository"]["url"]

@@ -93,6 +93,10 @@ VARIANTS = {  # name: changed settings, changed arguments
     "learn, then play": ({}, {"learn_first": True}),
     "1 epoch": ({"epochs": 1}, {}),
     "no clipping": ({"clip_coef": 1e9}, {}),
+    "three parts less": (
+        {"gamma": 0.99},
+        {"stay_bias": -1e4, "learn_first": True},
+    ),
 }
 
 
