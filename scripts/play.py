@@ -1,11 +1,12 @@
 """Record what "Play against it" shows.
 
-    python scripts/play.py traces weights ages
+    python scripts/play.py traces weights ages rallies
 
 `traces` records games of the emulator, frame by frame, with seeds that were
 not used to find the rules; `weights` trains for about six minutes and writes
 the agents that the page loads, of several ages, to content/_extra/play;
-`ages` measures them on the emulator as they are loaded.
+`ages` measures them on the emulator as they are loaded, and `rallies` records
+the first rally of their first games.
 
     python scripts/play.py two_players
 
@@ -20,9 +21,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy
 
 import ale_py
 import numpy as np
+import pandas as pd
 from ale_py.roms import get_rom_path
 
 import recording
+from pong.inside_the_agent import read_ram, watch
 from pong.keep_a_training_safe import (
     load_model,
     load_small_model,
@@ -40,7 +43,7 @@ from pong.many_games_at_once import (
 )
 from pong.play import CELLS, DOWN, STAY, UP
 from pong.ppo_in_numpy import new_agent
-from pong.set_up import data_file, facts
+from pong.set_up import data_file, facts, recorded, set_up
 from pong.train_to_win import N_GAMES, evaluate, new_run, training
 
 WEIGHTS = recording.ROOT / "content" / "_extra" / "play" / "weights"
@@ -217,6 +220,21 @@ def ages():
     recording.save_table("ages", rows, **age_facts())
 
 
+def rallies():
+    """Record the first rally of three greedy games at each age."""
+    tables, seeds = [], range(100_000, 100_003)  # the evaluation's first
+    ages = recorded("ages")
+    for name, decisions in zip(ages["name"], ages["decisions"]):
+        model = load_small_model(WEIGHTS / f"{name}.safetensors")
+        for seed, game in zip(seeds, watch(model, list(seeds))):
+            rows = slice(0, np.flatnonzero(game.rewards)[0] + 1)
+            table = pd.DataFrame(read_ram(game.ram[rows]))
+            known = {"age": decisions, "seed": seed}
+            table = table.assign(**known, reward=game.rewards[rows])
+            tables.append(table.astype({"reward": int}))
+    recording.save_table("rallies", pd.concat(tables), **age_facts())
+
+
 def age_facts():
     """Return what the table of ages says about itself."""
     made = facts("agent")
@@ -224,11 +242,13 @@ def age_facts():
 
 
 if __name__ == "__main__":
+    set_up("1.0")
     recording.main(
         {
             "traces": traces,
             "weights": weights,
             "ages": ages,
+            "rallies": rallies,
             "two_players": two_players,
         }
     )
