@@ -7,11 +7,13 @@ random, is what the page prints, which is compared.
 import numpy as np
 
 import pong.play as play
+from conftest import CONTENT
 from play_numbers import follower
-from pong.keep_a_training_safe import load_model
+from pong.inside_the_agent import read_ram, watch
+from pong.keep_a_training_safe import load_model, load_small_model
 from pong.many_games_at_once import find_objects
 from pong.play import CELLS, Court, objects, step, to_court, trace
-from pong.set_up import data_file
+from pong.set_up import data_file, recorded
 
 
 def test_pictures_are_the_emulators():
@@ -49,3 +51,21 @@ def test_two_players_on_the_emulator():
 def test_the_agent_keeps_its_strength():
     returns = play.play_on_court(10, load_model(data_file("agent.safetensors")), seed=3)
     assert returns.mean() >= 15 and returns.min() >= 0
+
+
+def test_recorded_rallies_are_the_agents():
+    rallies, ages = recorded("rallies"), recorded("ages")
+    assert set(rallies["age"]) == set(ages["decisions"])
+    weights = CONTENT / "_extra" / "play" / "weights" / ages["file"].iloc[-1]
+    (game,) = watch(load_small_model(weights), [100_002])
+    mine = rallies.query("age == age.max() and seed == 100_002")
+    assert mine["reward"].tolist() == game.rewards[: len(mine)].tolist()
+    seen = read_ram(game.ram[: len(mine)])
+    for name, values in seen.items():
+        np.testing.assert_array_equal(mine[name], values)
+    # What the page says of them.
+    ends = rallies.groupby(["age", "seed"])["reward"].last().unstack("seed")
+    assert (ends.loc[0] == -1).all() and (ends.loc[1_000_000:] == 1).all(None)
+    assert ends.loc[100_000].max() == 1
+    paths = rallies.dropna().groupby(["age", "seed"])["ball y"].head(25)
+    assert len(np.unique(paths.to_numpy().reshape(-1, 25), axis=0)) == 1
