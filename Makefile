@@ -96,7 +96,7 @@ record: $(VENV) ## record anew what the pages show (a night on two cores)
 .PHONY: bench
 bench: $(VENV) $(PEERS) ## compare speed, other agents (MINUTES=10 each), and pages
 	@$(BIN)/python scripts/train_to_win.py speed
-	@MINUTES=$(MINUTES) $(PEERS:installed=bin/python) scripts/what_helped.py comparison
+	@MINUTES=$(MINUTES) $(PEERS:installed=bin/python) scripts/what_helped.py bench
 	@$(MAKE) --no-print-directory lighthouse
 
 # PurgeCSS leaves out the nine tenths of the theme's style rules that no page uses.

@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from conftest import CONTENT, ROOT, SOURCES
+from pong.set_up import facts
 from test_book import launch_addresses
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -117,6 +118,21 @@ def test_wheel_holds_the_package_and_its_data(tmp_path):
     data = sum(size for name, size in sizes.items() if "/data/" in name)
     assert 2_000_000 < data <= 4_000_000
     assert all(name.startswith("pong/") or ".dist-info/" in name for name in sizes)
+
+
+# What a page sets side by side.
+TOGETHER = [
+    ("ablations", "strokes"),
+    ("erasing", "variants"),
+    ("evaluation", "ages", "rallies"),
+]
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids="-".join)
+def test_tables_side_by_side_are_of_one_day_and_machine(names):
+    made = [facts(name)["made with"] for name in names]
+    for key in made[0].keys() - {"commit"}:
+        assert len({m[key] for m in made}) == 1, key
 
 
 def test_jupyterlab_opens_md_files_as_notebooks(tmp_path, monkeypatch):
