@@ -65,7 +65,7 @@ def test_recorded_rallies_are_the_agents():
         np.testing.assert_array_equal(mine[name], values)
     # What the page says of them.
     ends = rallies.groupby(["age", "seed"])["reward"].last().unstack("seed")
-    assert (ends.loc[0] == -1).all() and (ends.loc[1_000_000:] == 1).all(None)
+    assert (ends.loc[0] == -1).all() and (ends.loc[1_000_000:] == 1).all(axis=None)
     assert ends.loc[100_000].max() == 1
     paths = rallies.dropna().groupby(["age", "seed"])["ball y"].head(25)
     assert len(np.unique(paths.to_numpy().reshape(-1, 25), axis=0)) == 1

@@ -59,6 +59,8 @@ def start(page):
 def play(open_page, **options):
     """Start a game whose time passes as tests say."""
     page = open_page(before=lambda page: page.clock.install(time=0), **options)
+    # What waits until the browser is idle would wait for ever once time stands still.
+    page.get_by_role("button", name="Start").wait_for()
     page.clock.pause_at(10**9)
     start(page)
     return page
