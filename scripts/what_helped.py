@@ -52,9 +52,9 @@ from pong.what_it_needs import arrivals
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 gym.register_envs(ale_py)
 
-# No setting was chosen with these seeds. Ten pairs said nothing for sure of the parts
-# that the book argues about, but most of the third action, so that one got ten more, and
-# so did the agent without three parts. Two variants, whose effect is large, have four.
+# No setting was chosen with these seeds. Ten pairs decide nothing about the parts that
+# the book argues for. The third action looked worst, so it got ten fresh seeds, as did
+# the agent without three parts. Two variants, whose effect is large, have four.
 # Fewer, and shorter: SEEDS=4 DECISIONS=150000 python scripts/what_helped.py ablations
 FIRST_SEED, SEEDS = 31, int(os.environ.get("SEEDS", "20"))
 SEEDS_OF = {

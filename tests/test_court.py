@@ -66,6 +66,15 @@ def test_recorded_rallies_are_the_agents():
     # What the page says of them.
     ends = rallies.groupby(["age", "seed"])["reward"].last().unstack("seed")
     assert (ends.loc[0] == -1).all() and (ends.loc[1_000_000:] == 1).all(axis=None)
-    assert ends.loc[100_000].max() == 1
+    assert ends.loc[100_000].tolist() == [1, -1, -1]
+    strokes = {}
+    for key, rally in rallies.groupby(["age", "seed"]):
+        right, down = (rally[f"ball {axis}"].diff().to_numpy() for axis in "xy")
+        (hits,) = np.nonzero(
+            (right[:-1] >= 0) & (right[1:] < 0) & (rally["ball x"][:-1] > 130)
+        )
+        strokes |= {key: down[hits[0] + 2]} if len(hits) else {}
+    assert strokes.pop((400_000, 100_002)) == 4
+    assert len(strokes) == 9 and set(strokes.values()) == {-8}  # all that were won
     paths = rallies.dropna().groupby(["age", "seed"])["ball y"].head(25)
     assert len(np.unique(paths.to_numpy().reshape(-1, 25), axis=0)) == 1

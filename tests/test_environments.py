@@ -155,6 +155,21 @@ def test_without_the_package_one_line_says_what_to_do(tmp_path, config, place):
     )
 
 
+@linux_only
+def test_pip_that_hangs_in_colab_is_ended(tmp_path):
+    for name, does in (
+        ("pip", "sleep 30 && touch late"),
+        ("timeout", '[ "$1" = 300 ] && shift && exec /usr/bin/timeout 1 "$@"'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    env = clean_env(tmp_path, PATH=path, COLAB_RELEASE_TAG="x")
+    done = run(sys.executable, "-S", "-c", SET_UP[0], cwd=tmp_path, env=env)
+    assert "Missing package" in done.stdout
+    assert not (tmp_path / "late").exists()
+
+
 # What somebody has set for other programs
 
 HOSTILE = {
