@@ -45,7 +45,7 @@ from pong.pong_from_pixels import (
     rmsprop_step,
 )
 from pong.ppo_in_numpy import new_agent
-from pong.train_to_win import N_GAMES, SETTINGS, new_run, train
+from pong.train_to_win import N_GAMES, SETTINGS, evaluate, new_run, train
 from pong.what_helped import VARIANTS, count_points
 from pong.what_it_needs import arrivals
 
@@ -66,6 +66,8 @@ SEEDS_OF = {
 }
 N_DECISIONS = int(os.environ.get("DECISIONS", "250000"))
 FIRST_GAME, STROKES_GAMES = 300_000, 20
+# What is true of a beginning need not stay true: some pairs are trained for longer.
+LONGER, LONGER_SEEDS = 500_000, range(31, 31 + min(SEEDS, 8))
 COMPARISON_SEEDS = (1, 2, 3)
 MINUTES = float(os.environ.get("MINUTES", "10"))
 
@@ -134,6 +136,36 @@ def ablations_so_far():
     rows, missing = complete_ablations()
     save_table("ablations", rows, decisions=N_DECISIONS, settings=SETTINGS)
     print("not complete:", *missing, sep="\n  ")
+
+
+def record_longer(variant, seed):
+    """Train a variant for longer, let it play greedily, and return the rows."""
+    path = parts_folder() / f"longer-{part_name(variant, seed)}.json"
+    if not path.exists():
+        rows, model = count_points(variant, seed, SETTINGS, LONGER)
+        returns, _ = evaluate(model, STROKES_GAMES, first_seed=FIRST_GAME)
+        rows[-1]["greedy"] = float(returns.mean())
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(rows), encoding="utf-8")
+        partial.replace(path)
+    print("longer:", variant, seed, flush=True)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def longer():
+    """Record longer trainings of the book's agent and of one with more entropy."""
+    variants = ("the agent of the book", "more entropy")
+    jobs = [(variant, seed) for seed in LONGER_SEEDS for variant in variants]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        rows = sum(pool.map(record_longer, *zip(*jobs)), [])
+    save_table(
+        "longer",
+        rows,
+        decisions=LONGER,
+        games=STROKES_GAMES,
+        settings=SETTINGS,
+    )
 
 
 def strokes_of(seed):
@@ -374,5 +406,12 @@ def comparison():
 
 
 if __name__ == "__main__":
-    commands = (ablations, ablations_so_far, strokes, bench, comparison)
+    commands = (
+        ablations,
+        ablations_so_far,
+        longer,
+        strokes,
+        bench,
+        comparison,
+    )
     main({command.__name__: command for command in commands})

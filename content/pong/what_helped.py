@@ -97,6 +97,7 @@ VARIANTS = {  # name: changed settings, changed arguments
         {"gamma": 0.99},
         {"stay_bias": -1e4, "learn_first": True},
     ),
+    "more entropy": ({"entropy_coef": 0.03}, {}),
 }
 
 
