@@ -1,14 +1,15 @@
 """Record what "What helped" shows.
 
-    python scripts/what_helped.py ablations strokes   (in .venv)
-    python scripts/what_helped.py comparison          (in .venv/peers)
-    python scripts/what_helped.py bench               (in .venv/peers)
+    python scripts/what_helped.py ablations longer strokes   (in .venv)
+    python scripts/what_helped.py comparison                 (in .venv/peers)
+    python scripts/what_helped.py bench                      (in .venv/peers)
 
 `ablations` trains each variant with each seed, one training per core, which
 takes hours. It keeps what is complete, so it can be stopped and goes on, and
-`ablations_so_far` writes the table of the variants that are complete. The
-figures count decisions, so the computer may do other things. `strokes` watches
-the agents that `ablations` leaves behind. `comparison` counts seconds (MINUTES
+`ablations_so_far` writes the table of the variants that are complete. `longer`
+trains some of the pairs twice as long. The figures count decisions, so the
+computer may do other things. `strokes` watches the agents that `ablations`
+leaves behind. `comparison` counts seconds (MINUTES
 for each training) and wants a computer that does nothing else; `bench` does the
 same and writes nothing.
 """
@@ -67,7 +68,7 @@ SEEDS_OF = {
 N_DECISIONS = int(os.environ.get("DECISIONS", "250000"))
 FIRST_GAME, STROKES_GAMES = 300_000, 20
 # What is true of a beginning need not stay true: some pairs are trained for longer.
-LONGER, LONGER_SEEDS = 500_000, range(31, 31 + min(SEEDS, 8))
+LONGER, LONGER_SEEDS = 500_000, range(31, 31 + min(SEEDS, 6))
 COMPARISON_SEEDS = (1, 2, 3)
 MINUTES = float(os.environ.get("MINUTES", "10"))
 
@@ -134,7 +135,12 @@ def ablations():
 def ablations_so_far():
     """Write the table of the variants that are complete."""
     rows, missing = complete_ablations()
-    save_table("ablations", rows, decisions=N_DECISIONS, settings=SETTINGS)
+    ended = [
+        path.stat().st_mtime for path in parts_folder().glob("[0-9]*.json")
+    ]
+    days = {time.strftime("%Y-%m-%d", time.localtime(t)) for t in ended}
+    facts = {"decisions": N_DECISIONS, "settings": SETTINGS}
+    save_table("ablations", rows, trained=sorted(days), **facts)
     print("not complete:", *missing, sep="\n  ")
 
 

@@ -97,6 +97,19 @@ def test_ablations_go_on_and_count_what_is_complete(monkeypatch, tmp_path):
     assert script.parts_folder() != before  # other settings begin anew
 
 
+def test_longer_trainings_go_on_and_are_played_greedily(monkeypatch, tmp_path):
+    monkeypatch.setenv("PONG_ABLATIONS", str(tmp_path))
+    count = Mock(side_effect=lambda *_: ([{"won": 1}, {"won": 2}], "weights"))
+    games = Mock(return_value=(np.array([3.0, -2.0]), None))
+    monkeypatch.setattr(script, "count_points", count)
+    monkeypatch.setattr(script, "evaluate", games)
+    for _ in range(2):
+        rows = script.record_longer("more entropy", 31)
+        assert rows == [{"won": 1}, {"won": 2, "greedy": 0.5}]
+    count.assert_called_once_with("more entropy", 31, SETTINGS, script.LONGER)
+    games.assert_called_once_with("weights", 20, first_seed=300_000)
+
+
 # What the page says
 
 
@@ -129,7 +142,8 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
     assert (few["effect"] == "less").all()
     baseline = ends.loc[31:34, "the agent of the book"].mean()
     assert (few["mean"] < baseline / 2).all()
-    parts = parts[parts["seeds"] >= 10]
+    assert parts.loc["more entropy", ["seeds", "effect"]].tolist() == [10, "less"]
+    parts = parts[parts["seeds"] >= 10].drop("more entropy")
     assert len(parts) == 5 and (parts["effect"] == "not known").all()
     assert parts.loc["three parts less", "difference"] == pytest.approx(0, abs=0.01)
     assert parts.loc["discount: γ = 0.99", "difference"] > 0
@@ -149,6 +163,27 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
     assert longer.loc["no mirror", "effect"] == "less"
     tenth = longer.loc["no mirror", "difference"] / lengths.iloc[:, 0].mean()
     assert round(tenth, 1) == -0.1
+
+
+def test_what_the_page_says_of_more_entropy(ablations):
+    table = recorded("longer")
+    assert set(table["seed"]) == set(script.LONGER_SEEDS) and len(table) == 6 * 20
+    # Until then, they are the same trainings.
+    names = ["variant", "seed", "decisions", "won", "lost"]
+    both = table[names].merge(ablations[names])
+    assert len(both) == 6 * 10 and both["decisions"].max() == 253_952
+    table["share"] = table["won"] / (table["won"] + table["lost"])
+    table = table.set_index(["decisions", "seed", "variant"])
+    gains = {}
+    for n, name in ((253_952, "share"), (503_808, "share"), (503_808, "greedy")):
+        pairs = table.loc[n, name].unstack()
+        gain = (pairs["more entropy"] - pairs["the agent of the book"]).to_numpy()
+        interval = bootstrap_interval(gain, np.random.default_rng(0))
+        gains[n, name] = gain.mean(), *interval
+    assert gains[253_952, "share"][2] < 0  # behind, clearly
+    assert abs(gains[503_808, "share"][0]) < 0.02
+    mean, low, high = gains[503_808, "greedy"]
+    assert 3 < mean < 6 and low < 0 < high
 
 
 def test_what_the_page_says_of_a_lucky_baseline(ends):
