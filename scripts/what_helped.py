@@ -164,7 +164,8 @@ def longer():
     jobs = [(variant, seed) for seed in LONGER_SEEDS for variant in variants]
     context = get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        rows = sum(pool.map(record_longer, *zip(*jobs)), [])
+        parts = pool.map(record_longer, *zip(*jobs))
+        rows = [row for part in parts for row in part]
     save_table(
         "longer",
         rows,
