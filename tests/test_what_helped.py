@@ -176,7 +176,7 @@ def test_what_the_page_says_of_more_entropy(ablations):
     table = table.set_index(["decisions", "seed", "variant"])
     gains = {}
     for n, name in ((253_952, "share"), (503_808, "share"), (503_808, "greedy")):
-        pairs = table.loc[n, name].unstack()
+        pairs = table.loc[n][name].unstack()
         gain = (pairs["more entropy"] - pairs["the agent of the book"]).to_numpy()
         interval = bootstrap_interval(gain, np.random.default_rng(0))
         gains[n, name] = gain.mean(), *interval
