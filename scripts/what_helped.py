@@ -9,9 +9,8 @@ takes hours. It keeps what is complete, so it can be stopped and goes on, and
 `ablations_so_far` writes the table of the variants that are complete. `longer`
 trains some of the pairs twice as long. The figures count decisions, so the
 computer may do other things. `strokes` watches the agents that `ablations`
-leaves behind. `comparison` counts seconds (MINUTES
-for each training) and wants a computer that does nothing else; `bench` does the
-same and writes nothing.
+leaves behind. `comparison` counts seconds (MINUTES for each training) and wants
+a computer that does nothing else; `bench` does the same and writes nothing.
 """
 
 import hashlib
@@ -146,7 +145,7 @@ def ablations_so_far():
 
 def record_longer(variant, seed):
     """Train a variant for longer, let it play greedily, and return the rows."""
-    path = parts_folder() / f"longer-{part_name(variant, seed)}.json"
+    path = parts_folder() / f"longer-{LONGER}-{part_name(variant, seed)}.json"
     if not path.exists():
         rows, model = count_points(variant, seed, SETTINGS, LONGER)
         returns, _ = evaluate(model, STROKES_GAMES, first_seed=FIRST_GAME)
