@@ -1,13 +1,13 @@
 """Record what "What helped" shows.
 
-    python scripts/what_helped.py ablations whole strokes    (in .venv)
+    python scripts/what_helped.py ablations longer strokes   (in .venv)
     python scripts/what_helped.py comparison                 (in .venv/peers)
     python scripts/what_helped.py bench                      (in .venv/peers)
 
 `ablations` trains each variant with each seed, one training per core, which
 takes hours. It keeps what is complete, so it can be stopped and goes on, and
-`ablations_so_far` writes the table of the variants that are complete. `whole`
-trains some pairs to the end of a shorter schedule. The figures count decisions, so the
+`ablations_so_far` writes the table of the variants that are complete. `longer`
+trains some of the pairs twice as long. The figures count decisions, so the
 computer may do other things. `strokes` watches the agents that `ablations`
 leaves behind. `comparison` counts seconds (MINUTES for each training) and wants
 a computer that does nothing else; `bench` does the same and writes nothing.
@@ -65,11 +65,9 @@ SEEDS_OF = {
     "no clipping": range(0, 4),
 }
 N_DECISIONS = int(os.environ.get("DECISIONS", "250000"))
-FIRST_GAME, STROKES_GAMES, WHOLE_GAMES = 300_000, 20, 50
-# What is true of a beginning need not stay true: some pairs train from start to end on a
-# shorter schedule. No setting was chosen with their seeds either.
-WHOLE = SETTINGS | {"decisions": 1_000_000}
-WHOLE_SEEDS = range(53, 53 + min(SEEDS, 7))
+FIRST_GAME, STROKES_GAMES = 300_000, 20
+# What is true of a beginning need not stay true: some pairs are trained for longer.
+LONGER, LONGER_SEEDS = 500_000, range(31, 31 + min(SEEDS, 6))
 COMPARISON_SEEDS = (1, 2, 3)
 MINUTES = float(os.environ.get("MINUTES", "10"))
 
@@ -145,33 +143,35 @@ def ablations_so_far():
     print("not complete:", *missing, sep="\n  ")
 
 
-def record_whole(variant, seed):
-    """Train a variant to its end, let it play greedily, and return the rows."""
-    decisions = WHOLE["decisions"]
-    path = (
-        parts_folder() / f"whole-{decisions}-{part_name(variant, seed)}.json"
-    )
+def record_longer(variant, seed):
+    """Train a variant for longer, let it play greedily, and return the rows."""
+    path = parts_folder() / f"longer-{LONGER}-{part_name(variant, seed)}.json"
     if not path.exists():
-        rows, model = count_points(variant, seed, WHOLE, decisions)
-        returns, _ = evaluate(model, WHOLE_GAMES, first_seed=FIRST_GAME)
+        rows, model = count_points(variant, seed, SETTINGS, LONGER)
+        returns, _ = evaluate(model, STROKES_GAMES, first_seed=FIRST_GAME)
         rows[-1]["greedy"] = float(returns.mean())
-        save_model(path.with_suffix(".safetensors"), model, {"seed": seed})
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(rows), encoding="utf-8")
         partial.replace(path)
-    print("whole:", variant, seed, flush=True)
+    print("longer:", variant, seed, flush=True)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def whole():
-    """Record whole trainings of the book's agent and of one with more entropy."""
+def longer():
+    """Record longer trainings of the book's agent and of one with more entropy."""
     variants = ("the agent of the book", "more entropy")
-    jobs = [(variant, seed) for seed in WHOLE_SEEDS for variant in variants]
+    jobs = [(variant, seed) for seed in LONGER_SEEDS for variant in variants]
     context = get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        parts = pool.map(record_whole, *zip(*jobs))
+        parts = pool.map(record_longer, *zip(*jobs))
         rows = [row for part in parts for row in part]
-    save_table("whole", rows, games=WHOLE_GAMES, settings=WHOLE)
+    save_table(
+        "longer",
+        rows,
+        decisions=LONGER,
+        games=STROKES_GAMES,
+        settings=SETTINGS,
+    )
 
 
 def strokes_of(seed):
@@ -415,7 +415,7 @@ if __name__ == "__main__":
     commands = (
         ablations,
         ablations_so_far,
-        whole,
+        longer,
         strokes,
         bench,
         comparison,
