@@ -61,6 +61,7 @@ SEEDS_OF = {
     "the agent of the book": range(0, 20),
     "no third action": range(0, 20),
     "three parts less": range(10, 20),
+    "button held down": range(10, 20),
     "1 epoch": range(0, 4),
     "no clipping": range(0, 4),
 }

@@ -167,20 +167,42 @@ def test_training_steps_once_per_batch(max_episodes):
 
 
 def test_what_the_chapter_says_about_the_actions():
-    """FIRE does nothing, the FIRE variants equal the plain moves, 2 is up."""
-    env = chapter.gym.make("ALE/Pong-v5", repeat_action_probability=0.0)
-    choice = np.random.default_rng(0).integers(0, 2, 60)
+    """The button moves no paddle, and makes a ball that is hit then faster."""
+    options = {"frameskip": 1, "repeat_action_probability": 0.0}
+    env, rng = chapter.gym.make("ALE/Pong-v5", **options), np.random.default_rng(0)
+    env.reset(seed=3)
+    pressed, ball = [], []
+    for frame in range(10_000):
+        if frame % 200 == 0:
+            press = int(rng.integers(2))
+        x, y, row = env.unwrapped.ale.getRAM()[[49, 54, 51]].tolist()
+        move = 0 if rng.random() < 0.1 else 2 if y < row + 8 else 3
+        done = env.step({0: (0, 1), 2: (2, 4), 3: (3, 5)}[move][press])[2]
+        if done:
+            env.reset()
+        pressed.append(press)
+        ball.append(x)
+    speed = np.diff(np.array(ball, int))
+    faster = {0: [], 1: [], "opponent": []}
+    for t in np.flatnonzero(speed[:-1] * speed[1:] < 0) + 1:
+        before, after = (np.median(np.abs(speed[i : i + 7])) for i in (t - 8, t + 3))
+        if 1 <= before < 4:  # columns per frame; nothing is faster than 4
+            faster[pressed[t] if speed[t] < 0 else "opponent"].append(after - before)
+    assert len(faster[0]) > 8 and set(faster[0]) == {0}
+    assert len(faster["opponent"]) > 8 and set(faster["opponent"]) == {0}
+    assert len(faster[1]) > 8 and np.mean(np.equal(faster[1], 1)) > 0.9
 
-    def play(actions):
+    def frames(actions):
         env.reset(seed=3)
         return [env.step(int(action))[0] for action in actions]
 
+    choice = rng.integers(0, 2, 60)  # no ball comes so early
     for plain, fire in ((0, 1), (2, 4), (3, 5)):
         mixed = np.where(choice, plain, fire)
-        assert np.array_equal(play([plain] * 60), play(mixed))
+        assert np.array_equal(frames([plain] * 60), frames(mixed))
 
     def paddle_row(action):
-        court = chapter.frame_preprocessing(play([action] * 15)[-1])
+        court = chapter.frame_preprocessing(frames([action] * 60)[-1])
         return np.flatnonzero(court[:, 70]).mean()
 
     assert paddle_row(2) < paddle_row(0) < paddle_row(3)

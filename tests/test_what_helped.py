@@ -144,7 +144,7 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
     assert (few["mean"] < baseline / 2).all()
     assert parts.loc["more entropy", ["seeds", "effect"]].tolist() == [10, "less"]
     parts = parts[parts["seeds"] >= 10].drop("more entropy")
-    assert len(parts) == 5 and (parts["effect"] == "not known").all()
+    assert len(parts) == 6 and (parts["effect"] == "not known").all()
     assert parts.loc["three parts less", "difference"] == pytest.approx(0, abs=0.01)
     assert parts.loc["discount: γ = 0.99", "difference"] > 0
     assert parts.loc["learn, then play", "difference"] > 0
@@ -163,6 +163,22 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
     assert longer.loc["no mirror", "effect"] == "less"
     tenth = longer.loc["no mirror", "difference"] / lengths.iloc[:, 0].mean()
     assert round(tenth, 1) == -0.1
+
+
+def test_what_the_page_says_of_the_button(ablations):
+    share = ablations.assign(share=ablations["won"] / ablations["points"])
+    share = share.set_index(["decisions", "seed", "variant"])["share"]
+    names = ["the agent of the book", "button held down"]
+    early, late = (share.loc[n].unstack()[names].dropna() for n in (102_400, 253_952))
+    assert len(early) == len(late) == 10
+    assert early.mean().round(2).tolist() == [0.13, 0.21]
+    rng = np.random.default_rng(0)
+    assert compare(early, rng)["effect"].tolist() == ["more"]
+    assert compare(late, rng)["effect"].tolist() == ["not known"]
+    assert late.std().iloc[0] > 3 * late.std().iloc[1]
+    points = ablations.groupby(["seed", "variant"])["points"].sum().unstack()[names]
+    sooner = compare(253_952 / points, rng).iloc[0]
+    assert round(sooner["difference"]) == -19 and sooner["effect"] == "less"
 
 
 def test_what_the_page_says_of_more_entropy(ablations):

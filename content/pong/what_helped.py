@@ -28,7 +28,7 @@ def ages(agent, batches, coefficients):
         yield agent
 
 
-def play_variant(group, scene, agents, rng, n_steps, every, encode):
+def play_variant(group, scene, agents, rng, n_steps, every, encode, sent):
     """Return the Experience of n_steps, the scene after it, the last agent."""
     records, agent = [], next(agents)
     for t in range(n_steps):
@@ -37,7 +37,7 @@ def play_variant(group, scene, agents, rng, n_steps, every, encode):
         inputs = encode(scene)
         logits, values, _ = forward(inputs, agent.model)
         actions, log_probs = choose_actions(logits, rng)
-        group.send(np.array([2, 3, 0], np.int32)[actions])
+        group.send(np.array(sent, np.int32)[actions])
         decision = (inputs, actions, log_probs, values)
         scene, record = collect(group, scene, decision)
         records.append(record)
@@ -53,6 +53,7 @@ def variant_training(
     seed,
     settings,
     encode=encode,
+    sent=(2, 3, 0),
     stay_bias=-1.0,
     learn_first=False,  # all steps before the next rollout, not during it
     n_games=N_GAMES,
@@ -69,7 +70,7 @@ def variant_training(
             agents = ages(agent, batches, now)
             agents = iter([*agents][-1:]) if learn_first else agents
             experience, scene, agent = play_variant(
-                games[0], scene, agents, play_rng, n_steps, every, encode
+                games[0], scene, agents, play_rng, n_steps, every, encode, sent
             )
             now = anneal(settings, 1 - done / settings["decisions"])
             rollout = make_rollout(experience, settings)[0]
@@ -98,6 +99,7 @@ VARIANTS = {  # name: changed settings, changed arguments
         {"stay_bias": -1e4, "learn_first": True},
     ),
     "more entropy": ({"entropy_coef": 0.03}, {}),
+    "button held down": ({}, {"sent": (4, 5, 1)}),
 }
 
 
