@@ -34,7 +34,11 @@ def test_each_variant_takes_away_what_it_says():
         stays = (experience.actions == 2).any()
         assert stays == ("stay_bias" not in functions)
         found[name] = agent.model["W1"], experience.values
+    # So early, no ball has met the paddle, and the button has done nothing yet.
+    button = found.pop("button held down")
     baseline, *others = found.values()
+    assert VARIANTS["button held down"] == ({}, {"sent": (4, 5, 1)})
+    assert all(map(np.array_equal, button, baseline))
     for other in others:  # other weights, or at another time
         assert not all(map(np.array_equal, other, baseline))
 
