@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+from ale_py.vector_env import AtariVectorEnv
 
 import pong.what_helped as helped
 import what_helped as script
@@ -37,10 +38,26 @@ def test_each_variant_takes_away_what_it_says():
     # So early, no ball has met the paddle, and the button has done nothing yet.
     button = found.pop("button held down")
     baseline, *others = found.values()
-    assert VARIANTS["button held down"] == ({}, {"sent": (4, 5, 1)})
     assert all(map(np.array_equal, button, baseline))
     for other in others:  # other weights, or at another time
         assert not all(map(np.array_equal, other, baseline))
+
+
+def test_the_button_is_held_down(monkeypatch):
+    """Not one action goes to the games without it, and all three go there."""
+    sent, send = [], AtariVectorEnv.send
+    monkeypatch.setattr(
+        AtariVectorEnv, "send", lambda *a: (sent.append(a[1]), send(*a))[1]
+    )
+    found = []
+    for name in ("the agent of the book", "button held down"):
+        functions = VARIANTS[name][1]
+        run = helped.variant_training(1, SETTINGS, **functions, n_games=4)
+        actions = next(run)[1].actions
+        run.close()
+        found.append([{*np.array(sent)[actions == k].tolist()} for k in range(3)])
+        sent.clear()
+    assert found == [[{2}, {3}, {0}], [{4}, {5}, {1}]]  # up, down, stay
 
 
 def test_points_are_counted_by_part(monkeypatch):
@@ -179,7 +196,7 @@ def test_what_the_page_says_of_the_button(ablations):
     rng = np.random.default_rng(0)
     assert compare(early, rng)["effect"].tolist() == ["more"]
     assert compare(late, rng)["effect"].tolist() == ["not known"]
-    assert late.std().iloc[0] > 3 * late.std().iloc[1]
+    assert late.std().iloc[0] > 3 * late.std().iloc[1]  # "close together"
     points = ablations.groupby(["seed", "variant"])["points"].sum().unstack()[names]
     sooner = compare(253_952 / points, rng).iloc[0]
     assert round(sooner["difference"]) == -19 and sooner["effect"] == "less"
