@@ -1,10 +1,12 @@
 """Record the screening of "What helped": nine ideas at once, 24 trainings.
 
-    python scripts/screening.py screening   (in .venv)
+    python scripts/screening.py screening together   (in .venv)
 
 Each training has a seed of its own and about half of the ideas, by a design of
 Plackett and Burman (1946): any two ideas meet equally often with and without
-each other. It keeps what is complete, so it can be stopped and goes on.
+each other. `together` trains agents with the ideas that looked best, to be
+compared with those of `what_helped.py ablations`. Both keep what is complete,
+so they can be stopped and go on.
 """
 
 import json
@@ -54,6 +56,13 @@ IDEAS = {  # name: changed settings
     "only with a ball": {},
     "a critic of its own": {"gae_lambda": 0.8},
 }
+BEST = [  # the five whose twelve trainings were ahead by 0.01 or more
+    "learning rate 4e-3",
+    "clip upward 0.5",
+    "luck that lasts",
+    "coarse pictures too",
+    "a critic of its own",
+]
 FIRST_SEED, N_DECISIONS, EVERY = 121, 250_000, 50_000
 
 
@@ -245,18 +254,18 @@ def train_with(ideas, seed, n_games=N_GAMES):
         close(games)
 
 
-def record(number):
-    """Train with the ideas of a training of the design, and keep its rows."""
-    path = parts_folder() / f"screening-{number:02}.json"
-    names = np.array([*IDEAS])[design()[number]].tolist()
+def record(job):
+    """Train with some ideas and a seed, unless that is done; return the rows."""
+    name, names, seed = job
+    path = parts_folder() / f"{name}-{seed}.json"
     if not path.exists():
         rows, done, won, lost = [], 0, 0, 0
-        for _, experience in train_with(names, FIRST_SEED + number):
+        for _, experience in train_with(names, seed):
             done += experience.actions.size
             won += int(np.sum(experience.rewards > 0))
             lost += int(np.sum(experience.rewards < 0))
             if done >= EVERY * (len(rows) + 1):
-                row = {"seed": FIRST_SEED + number, "decisions": done}
+                row = {"seed": seed, "decisions": done}
                 row |= {"won": won, "lost": lost}
                 rows.append(row | {idea: int(idea in names) for idea in IDEAS})
                 won = lost = 0
@@ -265,21 +274,32 @@ def record(number):
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(rows), encoding="utf-8")
         partial.replace(path)
-    print("screening:", number, names, flush=True)
+    print(*job, flush=True)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def screening():
-    """Record the trainings of the design, one per core."""
+def save_all(name, jobs, **facts):
+    """Record trainings, one per core, in a table."""
     context = get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        rows = [
-            row
-            for part in pool.map(record, range(len(design())))
-            for row in part
-        ]
-    save_table("screening", rows, decisions=N_DECISIONS, settings=SETTINGS)
+        rows = [row for part in pool.map(record, jobs) for row in part]
+    save_table(name, rows, decisions=N_DECISIONS, settings=SETTINGS, **facts)
+
+
+def screening():
+    """Record the trainings of the design."""
+    jobs = [
+        ("screening", np.array([*IDEAS])[has].tolist(), FIRST_SEED + number)
+        for number, has in enumerate(design())
+    ]
+    save_all("screening", jobs)
+
+
+def together():
+    """Record the ideas that looked best, with the seeds of ten baselines."""
+    jobs = [("together", BEST, seed) for seed in range(41, 51)]
+    save_all("together", jobs, ideas=BEST)
 
 
 if __name__ == "__main__":
-    main({"screening": screening})
+    main({"screening": screening, "together": together})

@@ -9,6 +9,7 @@ import pytest
 from ale_py.vector_env import AtariVectorEnv
 
 import pong.what_helped as helped
+import screening
 import what_helped as script
 from pong.many_games_at_once import forward, initialize_model
 from pong.set_up import recorded
@@ -129,6 +130,34 @@ def test_longer_trainings_go_on_and_are_played_greedily(monkeypatch, tmp_path):
         assert rows == [{"won": 1}, {"won": 2, "greedy": 0.5}]
     count.assert_called_once_with("more entropy", 31, SETTINGS, script.LONGER)
     games.assert_called_once_with("weights", 20, first_seed=300_000)
+
+
+def test_each_idea_meets_each_other_one_equally_often():
+    counts = screening.design().T @ screening.design().astype(int)
+    assert (counts == np.where(np.eye(9), 12, 6)).all()
+
+
+def test_each_idea_of_the_screening_changes_the_training(monkeypatch):
+    """Without an idea, it is the agent of the book."""
+    monkeypatch.setattr(screening, "SETTINGS", SETTINGS | {"n_steps": 64})
+    monkeypatch.setitem(screening.IDEAS, "256 steps a rollout", {"n_steps": 128})
+    book = helped.variant_training(1, screening.SETTINGS, n_games=4)
+    weights, found = [next(book)[0].model["W1"] for _ in range(2)][-1], []
+    for ideas in ([], *([idea] for idea in screening.IDEAS)):
+        run = screening.train_with(ideas, 1, n_games=4)
+        agent, experience = [next(run) for _ in range(2)][-1]
+        run.close()
+        assert all(np.isfinite(w).all() for w in agent.model.values())
+        found.append(agent.model["W1"])
+        inputs = experience.inputs[-1][0]
+        if ideas == ["only with a ball"]:  # its marks are what is not a paddle
+            pictures = inputs.toarray()[:, 2560:5120].reshape(4, 80, 32)
+            seen = pictures[:, :, 1:-1].any(axis=(1, 2))
+            assert np.array_equal(experience.ignored[-1], ~seen)
+        assert (inputs.shape[1] == 5443) == (ideas == ["coarse pictures too"])
+    book.close()
+    assert np.array_equal(found[0], weights)
+    assert not any(np.array_equal(other, weights) for other in found[1:])
 
 
 # What the page says
