@@ -29,7 +29,6 @@ def test_each_variant_takes_away_what_it_says():
         assert agent.n_updates == 16 * changed.get("epochs", 4) / 4
         assert all(np.isfinite(w).all() for w in agent.model.values())
         assert np.isfinite(experience.log_probs).all()
-        # Whether one agent has played the whole rollout, or several ones.
         values = [forward(inputs, agent.model)[1] for inputs in experience.inputs]
         same = np.isclose(values, experience.values[:-1], atol=1e-5).all(axis=1)
         assert all(same) if "learn_first" in functions else not any(same[:-1])
@@ -40,8 +39,7 @@ def test_each_variant_takes_away_what_it_says():
     button = found.pop("button held down")
     baseline, *others = found.values()
     assert all(map(np.array_equal, button, baseline))
-    for other in others:  # other weights, or at another time
-        assert not all(map(np.array_equal, other, baseline))
+    assert not any(all(map(np.array_equal, other, baseline)) for other in others)
 
 
 def test_the_button_is_held_down(monkeypatch):
@@ -76,7 +74,6 @@ def test_points_are_counted_by_part(monkeypatch):
 
     monkeypatch.setattr(helped, "variant_training", training)
     rows, model = helped.count_points("1 epoch", 7, SETTINGS, 200, every=70, n_games=8)
-    # The last rollout is not in a row that is complete.
     assert [row.pop("decisions") for row in rows] == [80, 160]
     for row, part in zip(rows, (rewards[:2], rewards[2:4])):
         won, lost = (part == 1).sum(), (part == -1).sum()
@@ -132,32 +129,23 @@ def test_longer_trainings_go_on_and_are_played_greedily(monkeypatch, tmp_path):
     games.assert_called_once_with("weights", 20, first_seed=300_000)
 
 
-def test_each_idea_meets_each_other_one_equally_often():
-    counts = screening.design().T @ screening.design().astype(int)
-    assert (counts == np.where(np.eye(9), 12, 6)).all()
-
-
 def test_each_idea_of_the_screening_changes_the_training(monkeypatch):
     """Without an idea, it is the agent of the book."""
     monkeypatch.setattr(screening, "SETTINGS", SETTINGS | {"n_steps": 64})
     monkeypatch.setitem(screening.IDEAS, "256 steps a rollout", {"n_steps": 128})
-    book = helped.variant_training(1, screening.SETTINGS, n_games=4)
-    weights, found = [next(book)[0].model["W1"] for _ in range(2)][-1], []
-    for ideas in ([], *([idea] for idea in screening.IDEAS)):
-        run = screening.train_with(ideas, 1, n_games=4)
+    book, found = helped.variant_training(1, screening.SETTINGS, n_games=4), {}
+    weights = [next(book)[0].model["W1"] for _ in range(2)][-1]
+    book.close()
+    for idea in (None, *screening.IDEAS):
+        run = screening.train_with([idea] if idea else [], 1, n_games=4)
         agent, experience = [next(run) for _ in range(2)][-1]
         run.close()
-        assert all(np.isfinite(w).all() for w in agent.model.values())
-        found.append(agent.model["W1"])
-        inputs = experience.inputs[-1][0]
-        if ideas == ["only with a ball"]:  # its marks are what is not a paddle
-            pictures = inputs.toarray()[:, 2560:5120].reshape(4, 80, 32)
-            seen = pictures[:, :, 1:-1].any(axis=(1, 2))
+        found[idea] = np.array_equal(agent.model["W1"], weights)
+        if idea == "only with a ball":  # its marks are what is not a paddle
+            pictures = experience.inputs[-1][0].toarray()[:, 2560:5120]
+            seen = pictures.reshape(4, 80, 32)[:, :, 1:-1].any(axis=(1, 2))
             assert np.array_equal(experience.ignored[-1], ~seen)
-        assert (inputs.shape[1] == 5443) == (ideas == ["coarse pictures too"])
-    book.close()
-    assert np.array_equal(found[0], weights)
-    assert not any(np.array_equal(other, weights) for other in found[1:])
+    assert [idea for idea, same in found.items() if same] == [None]
 
 
 # What the page says
@@ -198,7 +186,6 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
     assert parts.loc["three parts less", "difference"] == pytest.approx(0, abs=0.01)
     assert parts.loc["discount: γ = 0.99", "difference"] > 0
     assert parts.loc["learn, then play", "difference"] > 0
-    # A hint, and what is left of it.
     stay = ends["no third action"] - ends["the agent of the book"]
     rng = np.random.default_rng(0)
     for seeds, mean in ((range(31, 41), 0.090), (range(41, 51), -0.005)):
@@ -234,7 +221,6 @@ def test_what_the_page_says_of_the_button(ablations):
 def test_what_the_page_says_of_more_entropy(ablations):
     table = recorded("longer")
     assert set(table["seed"]) == set(script.LONGER_SEEDS) and len(table) == 6 * 20
-    # Until then, they are the same trainings.
     names = ["variant", "seed", "decisions", "won", "lost"]
     both = table[names].merge(ablations[names])
     assert len(both) == 6 * 10 and both["decisions"].max() == 253_952
@@ -273,6 +259,27 @@ def test_what_the_page_says_of_a_lucky_baseline(ends):
     pairs = table.sub(table["as it is"], axis=0)
     for name in [between, *effects.index[effects["seeds"] == 2]]:
         assert (pairs[name].dropna() < 0).all()
+
+
+def test_what_the_page_says_of_nine_ideas_at_once(ends):
+    tables = [recorded(name) for name in ("screening", "together")]
+    for table in tables:
+        table["share"] = table["won"] / (table["won"] + table["lost"])
+    table, five = (t[t["decisions"] == 253_952].set_index("seed") for t in tables)
+    ideas = table[[*screening.IDEAS]]
+    assert not set(table.index) & {*range(1, 51)}
+    assert (ideas.T @ ideas == np.where(np.eye(9), 12, 6)).all(axis=None)
+    rng, gains = np.random.default_rng(0), {}
+    for name, has in ideas.items():
+        groups = (table["share"][has == k].to_numpy() for k in (1, 0))
+        gains[name] = helped.group_interval(*groups, rng)
+    assert [name for name in gains if gains[name][2] < 0] == ["top edges only"]
+    assert all(low < 0 for _, low, _ in gains.values())
+    assert [name for name in gains if gains[name][0] > 0.01] == screening.BEST
+    assert (five[screening.BEST] == 1).all(axis=None) and len(five) == 10
+    pairs = ends.iloc[:, [0]].assign(five=five["share"]).dropna()
+    assert compare(pairs, rng)["effect"].tolist() == ["more"] and len(pairs) == 10
+    assert pairs.mean().round(2).tolist() == [0.37, 0.49]
 
 
 def test_what_the_page_says_of_strokes():

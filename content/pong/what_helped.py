@@ -133,6 +133,15 @@ def paired_interval(changed, baseline, rng):
     return float(differences.mean()), *bootstrap_interval(differences, rng)
 
 
+def group_interval(some, others, rng):
+    """Return the difference of two groups' means, and its 95 % interval."""
+    a, b = (
+        rng.choice(g, (10_000, len(g))).mean(axis=1) for g in (some, others)
+    )
+    low, high = np.percentile(a - b, [2.5, 97.5])
+    return float(np.mean(some) - np.mean(others)), float(low), float(high)
+
+
 def compare(ends, rng):
     """Return a row for each column: how it differs from the first one.
 
