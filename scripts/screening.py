@@ -14,7 +14,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from recording import main, save_table
+from recording import main, save_table, write
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -181,14 +181,13 @@ def learn_values(critic, kept, rng, rate, n_steps, n_rows=2048):
 
 def ages_upward(agent, batches, now, clip_up=0.5):
     """Do what `ages` does; actions that turned out well may gain more."""
-    names = ("clip_coef", "entropy_coef", "value_coef")
-    coefficients = [now[name] for name in names if now]
     yield agent
     for batch in batches:
         logits, values, hidden = forward(batch.inputs, agent.model)
+        coefficients = now["entropy_coef"], now["value_coef"]
         down, up = (
-            ppo_gradients(logits, values, batch, clip, *coefficients[1:])
-            for clip in (coefficients[0], clip_up)
+            ppo_gradients(logits, values, batch, clip, *coefficients)
+            for clip in (now["clip_coef"], clip_up)
         )
         well = batch.advantages > 0
         slopes = np.where(well[:, None], up[0], down[0]), down[1]
@@ -271,9 +270,7 @@ def record(job):
                 won = lost = 0
             if done >= N_DECISIONS:
                 break
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(rows), encoding="utf-8")
-        partial.replace(path)
+        write(path, json.dumps(rows))
     print(*job, flush=True)
     return json.loads(path.read_text(encoding="utf-8"))
 
