@@ -4,9 +4,9 @@
 
 Each training has a seed of its own and about half of the ideas, by a design of
 Plackett and Burman (1946): any two ideas meet equally often with and without
-each other. `together` trains agents with the ideas that looked best, to be
-compared with those of `what_helped.py ablations`. Both keep what is complete,
-so they can be stopped and go on.
+each other. `together` trains agents with the ideas that looked best, and with
+all of these but the critic, to be compared with those of `what_helped.py
+ablations`. Both keep what is complete, so they can be stopped and go on.
 """
 
 import json
@@ -293,8 +293,14 @@ def screening():
 
 
 def together():
-    """Record the ideas that looked best, with the seeds of ten baselines."""
-    jobs = [("together", BEST, seed) for seed in range(41, 51)]
+    """Record the best ideas, with a critic and without, for ten baselines."""
+    rest = [idea for idea in BEST if idea != "a critic of its own"]
+    agents = {"together": BEST, "no-critic": rest}
+    jobs = [
+        (name, names, seed)
+        for name, names in agents.items()
+        for seed in range(41, 51)
+    ]
     save_all("together", jobs, ideas=BEST)
 
 
