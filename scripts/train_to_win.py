@@ -69,9 +69,9 @@ WEIGHTS = recording.DATA / "agent.safetensors"
 KEPT = Path(tempfile.gettempdir()) / "gauges"  # seeds that are done
 
 
-def table(seed, history, every=50_000):
-    """Return a row every so many decisions, and when 0 and +15 are reached."""
-    rows, due, levels = [], 0, (0, 15)
+def table(seed, history, every=50_000, levels=(0, 15)):
+    """Return a row every so many decisions, and when levels are reached."""
+    rows, due = [], 0
     for row in history:
         reached = levels and row["mean_return"] >= levels[0]
         levels = levels[1:] if reached else levels

@@ -122,7 +122,7 @@ def test_wheel_holds_the_package_and_its_data(tmp_path):
 
 # What a page sets side by side.
 TOGETHER = [
-    ("ablations", "longer", "strokes", "screening", "together"),
+    ("ablations", "longer", "strokes", "critic-pairs"),
     ("erasing", "variants"),
     ("evaluation", "ages", "rallies"),
 ]

@@ -9,7 +9,6 @@ import pytest
 from ale_py.vector_env import AtariVectorEnv
 
 import pong.what_helped as helped
-import screening
 import what_helped as script
 from pong.many_games_at_once import forward, initialize_model
 from pong.set_up import recorded
@@ -129,25 +128,6 @@ def test_longer_trainings_go_on_and_are_played_greedily(monkeypatch, tmp_path):
     games.assert_called_once_with("weights", 20, first_seed=300_000)
 
 
-def test_each_idea_of_the_screening_changes_the_training(monkeypatch):
-    """Without an idea, it is the agent of the book."""
-    monkeypatch.setattr(screening, "SETTINGS", SETTINGS | {"n_steps": 64})
-    monkeypatch.setitem(screening.IDEAS, "256 steps a rollout", {"n_steps": 128})
-    book, found = helped.variant_training(1, screening.SETTINGS, n_games=4), {}
-    weights = [next(book)[0].model["W1"] for _ in range(2)][-1]
-    book.close()
-    for idea in (None, *screening.IDEAS):
-        run = screening.train_with([idea] if idea else [], 1, n_games=4)
-        agent, experience = [next(run) for _ in range(2)][-1]
-        run.close()
-        found[idea] = np.array_equal(agent.model["W1"], weights)
-        if idea == "only with a ball":  # its marks are what is not a paddle
-            pictures = experience.inputs[-1][0].toarray()[:, 2560:5120]
-            seen = pictures.reshape(4, 80, 32)[:, :, 1:-1].any(axis=(1, 2))
-            assert np.array_equal(experience.ignored[-1], ~seen)
-    assert [idea for idea, same in found.items() if same] == [None]
-
-
 # What the page says
 
 
@@ -259,27 +239,6 @@ def test_what_the_page_says_of_a_lucky_baseline(ends):
     pairs = table.sub(table["as it is"], axis=0)
     for name in [between, *effects.index[effects["seeds"] == 2]]:
         assert (pairs[name].dropna() < 0).all()
-
-
-def test_what_the_page_says_of_nine_ideas_at_once(ends):
-    tables = (recorded(name) for name in ("screening", "together"))
-    table, best = (t[t["decisions"] == 253_952].set_index("seed") for t in tables)
-    share, best_share = (t["won"] / (t["won"] + t["lost"]) for t in (table, best))
-    ideas = table[[*screening.IDEAS]]
-    assert (ideas.T @ ideas == np.where(np.eye(9), 12, 6)).all(axis=None)
-    rng, gains = np.random.default_rng(0), {}
-    for name, has in ideas.items():
-        gains[name] = helped.group_interval(share[has == 1], share[has == 0], rng)
-    clear = [name for name, (_, low, high) in gains.items() if low * high > 0]
-    assert clear == ["top edges only"] and min(table.index) > 50  # fresh seeds
-    assert [name for name in gains if gains[name][0] > 0.01] == screening.BEST
-    *rest, critic = screening.BEST
-    assert np.all(best[rest]) and all(best[[*ideas]].sum(axis=1) == 4 + best[critic])
-    five, four = (best_share[best[critic] == k] for k in (1, 0))
-    pairs = ends.iloc[:, [0]].assign(five=five, four=four).dropna()
-    assert compare(pairs, rng)["effect"].tolist() == ["more", "not known"]
-    assert compare(pairs[["four", "five"]], rng)["effect"].tolist() == ["more"]
-    assert pairs.mean().round(2).tolist() == [0.37, 0.49, 0.41] and len(pairs) == 10
 
 
 def test_what_the_page_says_of_strokes():

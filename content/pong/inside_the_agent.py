@@ -224,19 +224,6 @@ def object_mask(frames, name):
     return mask
 
 
-def contributions(cells, gradient):  # 5123 each
-    """Return what each part of the input adds to an output."""
-    product = cells * gradient
-    parts, pictures = {}, product[:5120].reshape(2, 80, 32)
-    for name, frame in zip(("older", "newer"), pictures):
-        parts[f"opponent, {name}"] = frame[:, 0].sum()
-        parts[f"ball, {name}"] = frame[:, 1:-1].sum()
-        parts[f"own paddle, {name}"] = frame[:, -1].sum()
-    parts["last action"] = product[5120:5122].sum()
-    parts["constant"] = product[5122]
-    return parts
-
-
 def probe_targets(ram):  # T × 128, of one game
     """Return a row of targets for each decision with a ball in play."""
     truth = pd.DataFrame(read_ram(ram))
@@ -263,11 +250,11 @@ def r_squared(predictions, targets):
     return 1 - errors / ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
 
 
-def cross_validate(features, targets, ridge=0.01):  # lists, by game
+def cross_validate(features, targets):  # lists, by game
     """Return R² in each game, with a probe of the other games: games × k."""
     scores = []
     for k, (held_out, truth) in enumerate(zip(features, targets)):
         lists = (a[:k] + a[k + 1 :] for a in (features, targets))
-        probe = fit_probe(*map(np.concatenate, lists), ridge)
+        probe = fit_probe(*map(np.concatenate, lists))
         scores.append(r_squared(probe(held_out), truth))
     return np.array(scores)

@@ -140,8 +140,11 @@ def adam_array(w, m, s, g, scale, rate, tiny):
     return out
 
 
-def adam_step(agent, gradient, learning_rate, max_grad_norm):
-    """Return the agent after a step of Adam (Kingma and Ba, 2015, part 2)."""
+def adam_step(agent, gradient, learning_rate, max_grad_norm, faster=()):
+    """Return the agent after a step of Adam (Kingma and Ba, 2015, part 2).
+
+    The arrays that `faster` names go twice as far.
+    """
     norm = np.sqrt(sum(float(np.vdot(g, g)) for g in gradient.values()))
     n = agent.n_updates + 1
     if not np.isfinite(norm):
@@ -153,7 +156,7 @@ def adam_step(agent, gradient, learning_rate, max_grad_norm):
     new = Agent({}, {}, {}, n)
     for name, w in agent.model.items():
         old = (w, agent.mean[name], agent.variance[name], gradient[name])
-        arrays = adam_array(*old, scale, rate, tiny)
+        arrays = adam_array(*old, scale, rate * (1 + (name in faster)), tiny)
         new.model[name], new.mean[name], new.variance[name] = arrays
     return new
 
@@ -167,9 +170,12 @@ def minibatches(rollout, settings, rng):
             yield Rollout(inputs, *(column[rows] for column in rollout[1:]))
 
 
-def update(agent, batch, learning_rate, max_grad_norm, **coefficients):
+def update(
+    agent, batch, learning_rate, max_grad_norm, faster=(), **coefficients
+):
     """Return the agent after one step on a minibatch, and the metrics."""
     logits, values, hidden = forward(batch.inputs, agent.model)
     *slopes, metrics = ppo_gradients(logits, values, batch, **coefficients)
     gradient = backward(batch.inputs, hidden, *slopes, agent.model)
-    return adam_step(agent, gradient, learning_rate, max_grad_norm), metrics
+    how = learning_rate, max_grad_norm, faster
+    return adam_step(agent, gradient, *how), metrics

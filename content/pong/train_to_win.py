@@ -46,6 +46,7 @@ def anneal(settings, remaining):
     return {
         "learning_rate": settings["learning_rate"] * remaining,
         "entropy_coef": settings["entropy_coef"] * remaining,
+        "faster": settings.get("faster", ()),  # no array, if nothing is said
         **{name: settings[name] for name in names},
     }
 
@@ -134,7 +135,7 @@ def closed_if_interrupted(games):
         raise
 
 
-def training(games, run, seed, settings):
+def training(games, run, seed, settings, judge=None):
     """Yield the Run and a row of figures after each rollout."""
     names = ("n_steps", "epochs", "n_minibatches")
     if not all(settings[name] > 0 for name in names):
@@ -154,9 +155,12 @@ def training(games, run, seed, settings):
             agent = log["agent"]
             check_finite("rewards", [past.rewards], run.decisions)
             check_finite("weights", agent.model.values(), run.decisions)
+            remaining = 1 - run.decisions / settings["decisions"]
+            if judge:
+                past = judge(past, scenes, remaining)
             rollout, explained = make_rollout(past, settings)
             batches = minibatches(rollout, settings, rngs[1])
-            now = anneal(settings, 1 - run.decisions / settings["decisions"])
+            now = anneal(settings, remaining)
             ended, scores = finish_games(scores, past)
             states = [rng.bit_generator.state for rng in rngs]
             done = run.decisions + past.actions.size
@@ -185,7 +189,14 @@ def stop_button():
 
 
 def train(
-    games, run, seed, settings, max_seconds=np.inf, history=(), save=None
+    games,
+    run,
+    seed,
+    settings,
+    max_seconds=np.inf,
+    history=(),
+    save=None,
+    judge=None,
 ):
     """Return the Run after training, and its history: a row per rollout.
 
@@ -203,7 +214,7 @@ def train(
     before = history[-1]["seconds"] if history else 0.0
     begin = time.perf_counter() - before
     with stop_button() as stop, progress_bar(share(run, before)) as bar:
-        for run, row in training(games, run, seed, settings):
+        for run, row in training(games, run, seed, settings, judge):
             row["seconds"] = time.perf_counter() - begin
             history.append(row)
             text = "{games} games, mean return {mean_return:+.1f}"

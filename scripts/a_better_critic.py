@@ -1,0 +1,147 @@
+"""Record what "A better critic" shows.
+
+    python scripts/a_better_critic.py pairs runs games speed
+
+`pairs` trains one agent per core and counts decisions, so the computer may do
+other things. `runs` and `speed` count seconds, too, and want it for themselves.
+`runs` leaves the agents for `games` in _build, and goes on where it was stopped.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy
+
+import numpy as np
+import pandas as pd
+
+import recording
+from pong.a_better_critic import CRITIC_SETTINGS, Critic
+from pong.keep_a_training_safe import load_model, save_model
+from pong.many_games_at_once import close, make_games
+from pong.ppo_in_numpy import new_agent
+from pong.set_up import set_up
+from pong.train_to_win import N_GAMES, evaluate, new_run, train, training
+from train_to_win import BUILD, SEEDS, game_rows, random_model, table
+
+N_DECISIONS, EVERY = 250_000, 50_000
+GAMES, FIRST_GAME = 30, 400_000
+ONE_PACE = CRITIC_SETTINGS | {"faster": ()}
+AGENTS = {  # name: its settings, its critic, its seeds
+    "with the critic": (CRITIC_SETTINGS, Critic, range(41, 51)),
+    "one pace for all layers": (ONE_PACE, Critic, range(41, 51)),
+    "no critic": (CRITIC_SETTINGS, lambda seed: None, range(41, 45)),
+}
+FACTS = {"games": N_GAMES, "settings": CRITIC_SETTINGS}
+
+
+def start_of(seed):
+    """Return a training that has not begun."""
+    return new_run(new_agent(random_model(seed)), seed)
+
+
+def count_points(job):
+    """Return rows with the points of each part of a training's beginning."""
+    name, seed = job
+    settings, make_critic, _ = AGENTS[name]
+    critic, rows, points = make_critic(seed), [], []
+
+    def judge(experience, *rest):
+        points.append(experience.rewards)
+        return critic(experience, *rest) if critic else experience
+
+    games = make_games(N_GAMES)
+    for run, _ in training(games, start_of(seed), seed, settings, judge):
+        if run.decisions >= EVERY * (len(rows) + 1):
+            won, lost = (int(np.sum(np.array(points) == r)) for r in (1, -1))
+            row = {"agent": name, "seed": seed, "decisions": run.decisions}
+            rows.append(row | {"won": won, "lost": lost})
+            points.clear()
+        if run.decisions >= N_DECISIONS:
+            break
+    close(games)
+    print(rows[-1], flush=True)
+    return rows
+
+
+def pairs():
+    """Record the beginnings of agents with the critic and without it."""
+    jobs = [(name, seed) for name in AGENTS for seed in AGENTS[name][2]]
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawn, set_up, ("1.0",)) as pool:
+        rows = [row for part in pool.map(count_points, jobs) for row in part]
+    recording.save_table("critic-pairs", rows, **FACTS)
+
+
+def runs():
+    """Record a whole training with each of the reference seeds."""
+    BUILD.mkdir(exist_ok=True)
+    for seed in SEEDS:
+        part = BUILD / f"critic-{seed}.csv"
+        if not part.exists():
+            games = make_games(N_GAMES)
+            run, history = train(
+                games,
+                start_of(seed),
+                seed,
+                CRITIC_SETTINGS,
+                judge=Critic(seed),
+            )
+            close(games)
+            save_model(BUILD / f"critic-{seed}", run.agent.model, FACTS)
+            rows = pd.DataFrame(table(seed, history, levels=(0, 10, 15, 18)))
+            recording.write(part, rows.to_csv(index=False))
+            print(rows.tail(1), flush=True)
+    parts = [pd.read_csv(BUILD / f"critic-{seed}.csv") for seed in SEEDS]
+    recording.save_table("critic-runs", pd.concat(parts), seeds=SEEDS, **FACTS)
+
+
+def games():
+    """Record new games of the agents that `runs` has left."""
+    rows = []
+    for seed in SEEDS:
+        model = load_model(BUILD / f"critic-{seed}")
+        for way, rng in (
+            ("sampled", np.random.default_rng(0)),
+            ("greedy", None),
+        ):
+            results = evaluate(model, GAMES, rng, FIRST_GAME)
+            kind = {"agent": seed, "actions": way}
+            rows += game_rows(kind, *results, FIRST_GAME)
+            print(kind, results[0].mean(), flush=True)
+    recording.save_table("critic-games", rows, environment="ALE/Pong-v5")
+
+
+def speed():
+    """Record the decisions per second with the critic and without it."""
+    rows = []
+    for seed in range(5):
+        for name in ("with the critic", "no critic"):
+            settings, make_critic, _ = AGENTS[name]
+            games = make_games(N_GAMES)
+            _, history = train(
+                games,
+                start_of(seed),
+                seed,
+                settings,
+                max_seconds=20,
+                judge=make_critic(seed),
+            )
+            close(games)
+            # The first row has seen the emulators start, which takes seconds.
+            first, last = history[0], history[-1]
+            decisions, seconds = (
+                last[k] - first[k] for k in ("decisions", "seconds")
+            )
+            rows.append(
+                {"agent": name, "decisions_per_second": decisions / seconds}
+            )
+            print(rows[-1], flush=True)
+    recording.save_table("critic-speed", pd.DataFrame(rows).round(1), **FACTS)
+
+
+if __name__ == "__main__":
+    set_up("1.0")
+    commands = (pairs, runs, games, speed)
+    recording.main({command.__name__: command for command in commands})
