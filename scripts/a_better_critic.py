@@ -2,9 +2,9 @@
 
     python scripts/a_better_critic.py pairs runs games speed
 
-`pairs` trains one agent per core and counts decisions, so the computer may do
-other things. `runs` and `speed` count seconds, too, and want it for themselves.
-`runs` leaves the agents for `games` in _build, and goes on where it was stopped.
+`pairs` and `runs` train an agent on each core and count decisions, so the
+computer may do other things; `speed` counts seconds and wants it for itself.
+`runs` leaves its agents in _build for `games`, and keeps those that are done.
 """
 
 import os
@@ -31,7 +31,11 @@ ONE_PACE = CRITIC_SETTINGS | {"faster": ()}
 AGENTS = {  # name: its settings, its critic, its seeds
     "with the critic": (CRITIC_SETTINGS, Critic, range(41, 51)),
     "one pace for all layers": (ONE_PACE, Critic, range(41, 51)),
-    "no critic": (CRITIC_SETTINGS, lambda seed: None, range(41, 45)),
+    "no critic": (
+        CRITIC_SETTINGS,
+        lambda seed: lambda past, *_: past,
+        range(41, 45),
+    ),
 }
 FACTS = {"games": N_GAMES, "settings": CRITIC_SETTINGS}
 
@@ -49,7 +53,7 @@ def count_points(job):
 
     def judge(experience, *rest):
         points.append(experience.rewards)
-        return critic(experience, *rest) if critic else experience
+        return critic(experience, *rest)
 
     games = make_games(N_GAMES)
     for run, _ in training(games, start_of(seed), seed, settings, judge):
@@ -68,33 +72,37 @@ def count_points(job):
 def pairs():
     """Record the beginnings of agents with the critic and without it."""
     jobs = [(name, seed) for name in AGENTS for seed in AGENTS[name][2]]
+    rows = [row for part in in_parallel(count_points, jobs) for row in part]
+    recording.save_table("critic-pairs", rows, **FACTS)
+
+
+def run_with(seed):
+    """Return the rows of a whole training, unless they are there already."""
+    part = BUILD / f"critic-{seed}.csv"
+    if not part.exists():
+        games, start = make_games(N_GAMES), start_of(seed)
+        run, history = train(
+            games, start, seed, CRITIC_SETTINGS, judge=Critic(seed)
+        )
+        close(games)
+        save_model(BUILD / f"critic-{seed}", run.agent.model, FACTS)
+        rows = pd.DataFrame(table(seed, history, levels=(0, 10, 15, 18)))
+        recording.write(part, rows.to_csv(index=False))
+    return pd.read_csv(part)
+
+
+def in_parallel(function, jobs):
+    """Return the results of a function, with a process for each core."""
     spawn = get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), spawn, set_up, ("1.0",)) as pool:
-        rows = [row for part in pool.map(count_points, jobs) for row in part]
-    recording.save_table("critic-pairs", rows, **FACTS)
+        return [*pool.map(function, jobs)]
 
 
 def runs():
     """Record a whole training with each of the reference seeds."""
     BUILD.mkdir(exist_ok=True)
-    for seed in SEEDS:
-        part = BUILD / f"critic-{seed}.csv"
-        if not part.exists():
-            games = make_games(N_GAMES)
-            run, history = train(
-                games,
-                start_of(seed),
-                seed,
-                CRITIC_SETTINGS,
-                judge=Critic(seed),
-            )
-            close(games)
-            save_model(BUILD / f"critic-{seed}", run.agent.model, FACTS)
-            rows = pd.DataFrame(table(seed, history, levels=(0, 10, 15, 18)))
-            recording.write(part, rows.to_csv(index=False))
-            print(rows.tail(1), flush=True)
-    parts = [pd.read_csv(BUILD / f"critic-{seed}.csv") for seed in SEEDS]
-    recording.save_table("critic-runs", pd.concat(parts), seeds=SEEDS, **FACTS)
+    rows = pd.concat(in_parallel(run_with, SEEDS)).drop(columns="seconds")
+    recording.save_table("critic-runs", rows, seeds=SEEDS, **FACTS)
 
 
 def games():

@@ -24,10 +24,9 @@ def measures():
 
 
 def find_places(inputs):
-    """Return ten numbers from -1 to 1 for each row of the network's inputs.
+    """Return where things are in n rows of inputs, from -1 to 1: n × 10.
 
-    For each picture: heights of opponent, ball, and agent; then for each
-    picture the ball's column; then whether there is a ball.
+    For both pictures, three heights; then the ball's column; is there one?
     """
     sums = np.asarray(inputs @ measures()).reshape(-1, 6, 3)
     counts, y, x = np.moveaxis(sums, 2, 0)
@@ -85,6 +84,30 @@ def judge_backward(layers, slopes, model):
     return gradient
 
 
+def hindsight(kept, model):
+    """Return what was seen, (2, N, 22), and what values that had, (N,)."""
+    rows, returns = [], []
+    for seen, rewards, ends, counts in kept:
+        values = judge(seen[0], model)[-1]
+        advantages = gae(rewards, values, ends, 1.0, 0.95)
+        rows.append(seen[:, :-1][:, counts])
+        returns.append((values[:-1] + advantages)[counts])
+    return np.concatenate(rows, axis=1), np.concatenate(returns)
+
+
+def learn_values(network, kept, rng, learning_rate, n_steps=128, n_rows=256):
+    """Return the critic's network after some steps on kept rollouts."""
+    seen, returns = hindsight(kept, network.model)
+    for _ in range(n_steps):
+        rows = rng.integers(0, len(returns), n_rows)
+        sides = rng.integers(0, 2, n_rows)
+        layers = judge(seen[sides, rows], network.model)
+        slopes = 2 / n_rows * (layers[-1] - returns[rows])
+        gradient = judge_backward(layers, slopes, network.model)
+        network = adam_step(network, gradient, learning_rate, 0.5)
+    return network
+
+
 class Critic:
     """Judges rollouts from where things are, and learns from the last ones."""
 
@@ -100,29 +123,9 @@ class Critic:
         ends = (experience.rewards != 0) | experience.game_over
         new = seen, experience.rewards, ends, ~experience.ignored
         self.kept = [*self.kept, new][-self.n_kept :]
-        self.learn(4e-3 * remaining)
+        how = self.rng, 4e-3 * remaining
+        self.network = learn_values(self.network, self.kept, *how)
         return experience._replace(values=values)
-
-    def targets(self):
-        """Return all that was seen (2, N, 22), and what values it had (N,)."""
-        rows, returns = [], []
-        for seen, rewards, ends, counts in self.kept:
-            values = judge(seen[0], self.network.model)[-1]
-            advantages = gae(rewards, values, ends, 1.0, 0.95)
-            rows.append(seen[:, :-1][:, counts])
-            returns.append((values[:-1] + advantages)[counts])
-        return np.concatenate(rows, axis=1), np.concatenate(returns)
-
-    def learn(self, learning_rate, n_steps=128, n_rows=256):
-        """Take small steps on decisions of the kept rollouts."""
-        seen, returns = self.targets()
-        for _ in range(n_steps):
-            rows = self.rng.integers(0, len(returns), n_rows)
-            sides = self.rng.integers(0, 2, n_rows)
-            layers = judge(seen[sides, rows], self.network.model)
-            slopes = 2 / n_rows * (layers[-1] - returns[rows])
-            gradient = judge_backward(layers, slopes, self.network.model)
-            self.network = adam_step(self.network, gradient, learning_rate, 0.5)
 
 
 CRITIC_SETTINGS = SETTINGS | {

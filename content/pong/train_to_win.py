@@ -135,7 +135,7 @@ def closed_if_interrupted(games):
         raise
 
 
-def training(games, run, seed, settings, judge=None):
+def training(games, run, seed, settings, judge=lambda past, *_: past):
     """Yield the Run and a row of figures after each rollout."""
     names = ("n_steps", "epochs", "n_minibatches")
     if not all(settings[name] > 0 for name in names):
@@ -148,23 +148,20 @@ def training(games, run, seed, settings, judge=None):
     scores, batches, now = np.zeros(sum(g.num_envs for g in games)), [], {}
     with ThreadPoolExecutor(1) as pool:
         while run.decisions < settings["decisions"]:
-            log = {}
-            learner = learn(run.agent, batches, pool, now, log)
+            learner = learn(run.agent, batches, pool, now, log := {})
             with closed_if_interrupted(games):
                 past, scenes = play(games, scenes, learner, rngs[0], T, every)
-            agent = log["agent"]
             check_finite("rewards", [past.rewards], run.decisions)
-            check_finite("weights", agent.model.values(), run.decisions)
+            check_finite("weights", log["agent"].model.values(), run.decisions)
             remaining = 1 - run.decisions / settings["decisions"]
-            if judge:
-                past = judge(past, scenes, remaining)
+            past = judge(past, scenes, remaining)
             rollout, explained = make_rollout(past, settings)
             batches = minibatches(rollout, settings, rngs[1])
             now = anneal(settings, remaining)
             ended, scores = finish_games(scores, past)
             states = [rng.bit_generator.state for rng in rngs]
             done = run.decisions + past.actions.size
-            run = Run(agent, done, run.returns + ended, states)
+            run = Run(log["agent"], done, run.returns + ended, states)
             yield run, figures(run, explained, log["metrics"])
 
 
@@ -196,7 +193,7 @@ def train(
     max_seconds=np.inf,
     history=(),
     save=None,
-    judge=None,
+    judge=lambda past, *_: past,
 ):
     """Return the Run after training, and its history: a row per rollout.
 
