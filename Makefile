@@ -110,7 +110,7 @@ light: book ## the same pages with smaller style sheets, for publishing (needs N
 
 .PHONY: lighthouse
 lighthouse: light system-packages ## measure how fast and how usable the pages are (needs Node.js)
-	@$(BIN)/python tests/lighthouse.py
+	@PYTHONPATH=tests $(BIN)/python scripts/lighthouse.py
 
 .PHONY: notebooks
 notebooks: $(VENV) ## write the package's modules and the .ipynb files from the .md files

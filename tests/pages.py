@@ -12,7 +12,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, StaticFileHandler
 
 # How long to wait for what must come, in milliseconds. Nothing here measures speed
-# (lighthouse.py does), and a computer that others use too may be very slow.
+# (scripts/lighthouse.py does), and a computer that others use too may be very slow.
 PATIENCE = 300_000
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 

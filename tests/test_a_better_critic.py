@@ -1,13 +1,9 @@
 """The critic that knows where things are, and what is recorded of it."""
 
-from types import SimpleNamespace
-
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-import a_better_critic as script
 import pong.a_better_critic as better
 from pong.many_games_at_once import (
     Scene,
@@ -19,10 +15,7 @@ from pong.many_games_at_once import (
     play,
     reset,
 )
-from pong.ppo_in_numpy import make_rollout, new_agent
-from pong.set_up import recorded
-from pong.train_to_win import SETTINGS, new_run, training
-from pong.what_helped import compare
+from pong.pong_from_pixels import central_differences
 
 
 @pytest.fixture(scope="module")
@@ -40,26 +33,24 @@ def rollouts():
 
 
 def test_places_are_means_of_cells():
-    rng = np.random.default_rng(0)
-    pictures = rng.random((2, 5, 80, 32)) < 0.02
+    pictures = np.random.default_rng(0).random((2, 5, 80, 32)) < 0.02
     pictures[:, 0, :, 1:31] = False  # no ball
-    moved = np.zeros((5, 2), bool)
+    moved, places = np.zeros((5, 2), bool), []
+    for picture in np.concatenate(pictures):  # the five older ones first
+        parts = [picture & (np.arange(32) == k) for k in (0, 31)]
+        parts.insert(1, picture & ~parts[0] & ~parts[1])
+        cells = [np.nonzero(part) for part in parts]
+        means = [np.mean(c, axis=1) if c[0].size else (39.5, 15.5) for c in cells]
+        places.append([*(y / 39.5 - 1 for y, _ in means), means[1][1] / 15.5 - 1])
+        places[-1].append(cells[1][0].size > 0)
+    places = np.array(places, float).reshape(2, 5, 5)
+    heights = np.hstack(places[..., :3])
+    rest = places[..., 3:].transpose(1, 2, 0).reshape(5, 4)
     scene = Scene(*pictures, moved, moved[:, 0])
-    found = [better.find_places(side) for side in encode(scene)]
-    y, x = np.linspace(-1, 1, 80), np.linspace(-1, 1, 32)
-    for n in range(5):
-        heights, columns, there = [], [], []
-        for picture in pictures[:, n]:
-            for part in (slice(0, 1), slice(1, 31), slice(31, 32)):
-                rows, places = np.nonzero(picture[:, part])
-                heights.append(y[rows].mean() if len(rows) else 0)
-                if part.start == 1:
-                    columns.append(x[part][places].mean() if len(rows) else 0)
-                    there.append(len(rows) > 0)
-        for side, sign in zip(found, (1, -1)):
-            expected = [sign * np.array(heights), columns, there]
-            assert_allclose(side[n], np.concatenate(expected), atol=1e-6)
-    assert not found[0][0, -2:].any() and found[0][1:, -2:].all()
+    for side, sign in zip(encode(scene), (1, -1)):
+        expected = np.hstack([sign * heights, rest])
+        assert_allclose(better.find_places(side), expected, atol=1e-6)
+    assert rest[0].tolist() == [0, 0, 0, 0] and rest[1:, 2:].all()
 
 
 def test_what_the_critic_sees_goes_on_from_rollout_to_rollout(rollouts):
@@ -83,6 +74,25 @@ def test_what_the_critic_sees_goes_on_from_rollout_to_rollout(rollouts):
     assert_allclose(whole[:, :, :, 21], [joined.values] * 2, atol=1e-6)
 
 
+def test_the_gradient_of_the_critic():
+    """Half the sum of squares, in 64 bits, with a few random weights."""
+    rng = np.random.default_rng(1)
+    rows, goal = rng.normal(size=(30, 22)), rng.normal(size=30)
+    model = better.new_critic(rng, (22, 6, 5, 1)).model
+    model = {name: w + rng.normal(0, 0.1, w.shape) for name, w in model.items()}
+
+    def loss(model):
+        return 0.5 * np.sum((better.judge(rows, model)[-1] - goal) ** 2)
+
+    layers = better.judge(rows, model)
+    gradient = better.judge_backward(layers, layers[-1] - goal, model)
+    assert list(gradient) == ["W2", "b2", "W1", "b1", "W0", "b0"]
+    for name, exact in gradient.items():
+        used = np.flatnonzero(exact)[:20]
+        numerical = central_differences(loss, model, name, used)
+        assert_allclose(numerical, exact.flat[used], rtol=1e-5, atol=1e-8)
+
+
 def test_the_critic_judges_first_and_learns_then(rollouts):
     critic = better.Critic(1, n_kept=2)
     for experience, scenes in (*rollouts, rollouts[0]):
@@ -95,67 +105,16 @@ def test_the_critic_judges_first_and_learns_then(rollouts):
         assert all(np.array_equal(model[name], copy[name]) for name in copy)
         assert np.abs(judged.values).max() <= 1
     assert len(critic.kept) == 2 and critic.network.n_updates == 3 * 128
-    seen, returns = critic.targets()
+    seen, returns = better.hindsight(critic.kept, critic.network.model)
     errors = (better.judge(seen, critic.network.model)[-1] - returns) ** 2
     random = better.judge(seen, better.Critic(1).network.model)[-1]
     assert errors.mean() < 0.1 * np.mean((random - returns) ** 2)
     still = critic.network.model["W0"]
-    critic(*rollouts[0], remaining=0.0)
-    assert_array_equal(critic.network.model["W0"], still)
-
-
-def test_the_critic_ignores_what_the_emulator_ignored(rollouts):
-    experience, scenes = rollouts[0]
     ignored = np.random.default_rng(0).random(experience.ignored.shape) < 0.3
-    critic = better.Critic(1)
-    critic(experience._replace(ignored=ignored), scenes, 1.0)
-    seen, returns = critic.targets()
-    assert seen.shape == (2, np.sum(~ignored), 22) and len(returns) == seen.shape[1]
-    assert_array_equal(seen[0], critic.kept[0][0][0, :-1][~ignored])
-
-
-def test_training_learns_from_the_values_of_the_judge(monkeypatch):
-    """It gets each rollout, what comes after, and how much is still to come."""
-    settings = SETTINGS | {"n_steps": 8, "decisions": 48}
-    asked, judged = [], []
-    monkeypatch.setattr(
-        "pong.train_to_win.make_rollout",
-        lambda past, settings: (
-            judged.append(past.values),
-            make_rollout(past, settings),
-        )[1],
-    )
-
-    def judge(past, scenes, remaining):
-        asked.append((past.actions.shape, len(scenes), remaining))
-        return past._replace(values=past.values * 0 + len(asked))
-
-    games, model = make_games(2), initialize_model(np.random.default_rng(0))
-    for _ in training(games, new_run(new_agent(model), 1), 1, settings, judge):
-        pass
-    close(games)
-    assert asked == [((8, 2), 2, 1 - k / 3) for k in range(3)]
-    assert [np.unique(values).tolist() for values in judged] == [[1], [2], [3]]
-
-
-def test_points_of_pairs_are_counted_by_part(monkeypatch):
-    rewards = np.random.default_rng(0).integers(-1, 2, (9, 5, 8))  # of rollouts
-
-    def training(games, run, seed, settings, judge):
-        for k, r in enumerate(rewards):
-            past = SimpleNamespace(rewards=r)
-            assert (judge(past, None, 1.0) is past) == (seed == 7)
-            yield SimpleNamespace(decisions=40 * (k + 1)), None
-
-    monkeypatch.setattr(script, "training", training)
-    monkeypatch.setattr(script, "make_games", lambda n: [])
-    monkeypatch.setattr(script, "EVERY", 70)
-    monkeypatch.setattr(script, "N_DECISIONS", 200)
-    rows = script.count_points(("no critic", 7))
-    assert [row.pop("decisions") for row in rows] == [80, 160]
-    for row, part in zip(rows, (rewards[:2], rewards[2:4])):
-        won, lost = (part == 1).sum(), (part == -1).sum()
-        assert row == {"agent": "no critic", "seed": 7, "won": won, "lost": lost}
+    critic(experience._replace(ignored=ignored), scenes, remaining=0.0)
+    assert_array_equal(critic.network.model["W0"], still)
+    seen, _ = better.hindsight(critic.kept[1:], critic.network.model)
+    assert_array_equal(seen, critic.kept[1][0][:, :-1][:, ~ignored])
 
 
 # What the page says

@@ -134,6 +134,13 @@ def test_adam_agrees_with_the_plain_formula(max_grad_norm):
             assert_allclose(agent.model[k], w[k], rtol=1e-4, atol=1e-7)
 
 
+def test_arrays_may_go_twice_as_far():
+    agent = ppo.new_agent({k: np.zeros(3, np.float32) for k in ("W1", "W2")})
+    gradient = {k: np.ones(3, np.float32) for k in agent.model}
+    moved = ppo.adam_step(agent, gradient, 0.1, np.inf, ("W2",)).model
+    assert_allclose(moved["W2"], 2 * moved["W1"])
+
+
 def test_minibatches_take_each_row_once_per_epoch():
     ids = np.arange(10) + 1.0
     inputs = tuple(sparse.csr_matrix(s * ids[:, None]) for s in (1, -1))

@@ -42,12 +42,11 @@ def learn(agent, batches, pool, coefficients, log):
 
 def anneal(settings, remaining):
     """Return what `update` needs; remaining is the share still to come."""
-    names = ("clip_coef", "value_coef", "max_grad_norm")
+    names = {"clip_coef", "value_coef", "max_grad_norm", "faster"}
     return {
         "learning_rate": settings["learning_rate"] * remaining,
         "entropy_coef": settings["entropy_coef"] * remaining,
-        "faster": settings.get("faster", ()),  # no array, if nothing is said
-        **{name: settings[name] for name in names},
+        **{name: settings[name] for name in names & settings.keys()},
     }
 
 

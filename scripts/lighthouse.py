@@ -18,7 +18,12 @@ from pages import serve
 ROOT = Path(__file__).resolve().parent.parent
 # What shared links open, and the heaviest chapter.
 PAGES = ("index", "train-to-win", "pong-from-pixels", "inside-the-agent")
-GOALS = {"performance": 85, "accessibility": 100, "best-practices": 95, "seo": 95}
+GOALS = {
+    "performance": 85,
+    "accessibility": 100,
+    "best-practices": 95,
+    "seo": 95,
+}
 FIRST_PAGE_GOALS = GOALS | {"performance": 90}
 RUNS = int(os.environ.get("LIGHTHOUSE_RUNS", "3"))
 MEASURES = {
@@ -49,6 +54,7 @@ def lighthouse(address):
 
 
 def median(reports, part, name, key):
+    """Return the median of a figure over some reports."""
     return statistics.median(report[part][name][key] for report in reports)
 
 
@@ -64,11 +70,15 @@ def main():
                 print(f"  {label}: {value:,.0f}")
             goals = FIRST_PAGE_GOALS if page == "index" else GOALS
             for name, goal in goals.items():
-                score = round(100 * median(reports, "categories", name, "score"))
+                score = round(
+                    100 * median(reports, "categories", name, "score")
+                )
                 print(f"  {name}: {score}, the goal is {goal}")
                 if score < goal:
                     reached = False
-                    for reference in reports[0]["categories"][name]["auditRefs"]:
+                    for reference in reports[0]["categories"][name][
+                        "auditRefs"
+                    ]:
                         audit = reports[0]["audits"][reference["id"]]
                         if audit["score"] not in (None, 1):
                             print("    ", audit["id"], audit["score"])
