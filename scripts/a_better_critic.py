@@ -27,15 +27,9 @@ from train_to_win import BUILD, SEEDS, game_rows, random_model, table
 
 N_DECISIONS, EVERY = 250_000, 50_000
 GAMES, FIRST_GAME = 30, 400_000
-ONE_PACE = CRITIC_SETTINGS | {"faster": ()}
-AGENTS = {  # name: its settings, its critic, its seeds
-    "with the critic": (CRITIC_SETTINGS, Critic, range(41, 51)),
-    "one pace for all layers": (ONE_PACE, Critic, range(41, 51)),
-    "no critic": (
-        CRITIC_SETTINGS,
-        lambda seed: lambda past, *_: past,
-        range(41, 45),
-    ),
+AGENTS = {  # name: how to make its critic, its seeds
+    "with the critic": (Critic, range(41, 51)),
+    "no critic": (lambda seed: lambda past, *_: past, range(41, 45)),
 }
 FACTS = {"games": N_GAMES, "settings": CRITIC_SETTINGS}
 
@@ -48,15 +42,16 @@ def start_of(seed):
 def count_points(job):
     """Return rows with the points of each part of a training's beginning."""
     name, seed = job
-    settings, make_critic, _ = AGENTS[name]
-    critic, rows, points = make_critic(seed), [], []
+    critic, rows, points = AGENTS[name][0](seed), [], []
 
     def judge(experience, *rest):
         points.append(experience.rewards)
         return critic(experience, *rest)
 
     games = make_games(N_GAMES)
-    for run, _ in training(games, start_of(seed), seed, settings, judge):
+    for run, _ in training(
+        games, start_of(seed), seed, CRITIC_SETTINGS, judge
+    ):
         if run.decisions >= EVERY * (len(rows) + 1):
             won, lost = (int(np.sum(np.array(points) == r)) for r in (1, -1))
             row = {"agent": name, "seed": seed, "decisions": run.decisions}
@@ -71,7 +66,7 @@ def count_points(job):
 
 def pairs():
     """Record the beginnings of agents with the critic and without it."""
-    jobs = [(name, seed) for name in AGENTS for seed in AGENTS[name][2]]
+    jobs = [(name, seed) for name in AGENTS for seed in AGENTS[name][1]]
     rows = [row for part in in_parallel(count_points, jobs) for row in part]
     recording.save_table("critic-pairs", rows, **FACTS)
 
@@ -105,19 +100,21 @@ def runs():
     recording.save_table("critic-runs", rows, seeds=SEEDS, **FACTS)
 
 
+def games_of(seed):
+    """Return rows with new games of the agent that `runs` has left."""
+    rows, model = [], load_model(BUILD / f"critic-{seed}")
+    for way, rng in (("sampled", np.random.default_rng(0)), ("greedy", None)):
+        results = evaluate(model, GAMES, rng, FIRST_GAME)
+        rows += game_rows(
+            {"agent": seed, "actions": way}, *results, FIRST_GAME
+        )
+        print(seed, way, results[0].mean(), flush=True)
+    return rows
+
+
 def games():
-    """Record new games of the agents that `runs` has left."""
-    rows = []
-    for seed in SEEDS:
-        model = load_model(BUILD / f"critic-{seed}")
-        for way, rng in (
-            ("sampled", np.random.default_rng(0)),
-            ("greedy", None),
-        ):
-            results = evaluate(model, GAMES, rng, FIRST_GAME)
-            kind = {"agent": seed, "actions": way}
-            rows += game_rows(kind, *results, FIRST_GAME)
-            print(kind, results[0].mean(), flush=True)
+    """Record new games of all these agents."""
+    rows = [row for part in in_parallel(games_of, SEEDS) for row in part]
     recording.save_table("critic-games", rows, environment="ALE/Pong-v5")
 
 
@@ -125,14 +122,13 @@ def speed():
     """Record the decisions per second with the critic and without it."""
     rows = []
     for seed in range(5):
-        for name in ("with the critic", "no critic"):
-            settings, make_critic, _ = AGENTS[name]
+        for name, (make_critic, _) in AGENTS.items():
             games = make_games(N_GAMES)
             _, history = train(
                 games,
                 start_of(seed),
                 seed,
-                settings,
+                CRITIC_SETTINGS,
                 max_seconds=20,
                 judge=make_critic(seed),
             )
