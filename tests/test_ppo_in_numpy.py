@@ -121,7 +121,7 @@ def test_adam_agrees_with_the_plain_formula(max_grad_norm):
         for part in (given, *agent[:3]):
             for array in part.values():
                 array.flags.writeable = False  # a step leaves them alone
-        agent = ppo.adam_step(agent, given, 0.1, max_grad_norm)
+        agent = ppo.adam_step(agent, given, 0.1, max_grad_norm, faster=["b2"])
         assert agent.n_updates == n
         norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
         for k, g in gradient.items():
@@ -129,16 +129,10 @@ def test_adam_agrees_with_the_plain_formula(max_grad_norm):
             m[k] = 0.9 * m[k] + 0.1 * g
             s[k] = 0.999 * s[k] + 0.001 * g**2
             m_hat, s_hat = m[k] / (1 - 0.9**n), s[k] / (1 - 0.999**n)
-            w[k] = w[k] - 0.1 * m_hat / (np.sqrt(s_hat) + 1e-5)
+            rate = 0.2 if k == "b2" else 0.1
+            w[k] = w[k] - rate * m_hat / (np.sqrt(s_hat) + 1e-5)
             assert agent.model[k].dtype == np.float32
             assert_allclose(agent.model[k], w[k], rtol=1e-4, atol=1e-7)
-
-
-def test_arrays_may_go_twice_as_far():
-    agent = ppo.new_agent({k: np.zeros(3, np.float32) for k in ("W1", "W2")})
-    gradient = {k: np.ones(3, np.float32) for k in agent.model}
-    moved = ppo.adam_step(agent, gradient, 0.1, np.inf, ("W2",)).model
-    assert_allclose(moved["W2"], 2 * moved["W1"])
 
 
 def test_minibatches_take_each_row_once_per_epoch():

@@ -187,8 +187,7 @@ def test_what_the_page_says_of_the_button(ablations):
     share = share.set_index(["decisions", "seed", "variant"])["share"]
     names = ["the agent of the book", "button held down"]
     early, late = (share.loc[n].unstack()[names].dropna() for n in (102_400, 253_952))
-    assert len(early) == len(late) == 10
-    assert early.mean().round(2).tolist() == [0.13, 0.21]
+    assert early.mean().round(2).tolist() == [0.13, 0.21] and len(late) == 10
     rng = np.random.default_rng(0)
     assert compare(early, rng)["effect"].tolist() == ["more"]
     assert compare(late, rng)["effect"].tolist() == ["not known"]
