@@ -129,7 +129,7 @@ def speed():
                 start_of(seed),
                 seed,
                 CRITIC_SETTINGS,
-                max_seconds=20,
+                max_seconds=12,
                 judge=make_critic(seed),
             )
             close(games)

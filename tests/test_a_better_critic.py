@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal, assert_equal
 
 import pong.a_better_critic as better
 import pong.many_games_at_once as many
@@ -92,11 +92,10 @@ def test_the_critic_judges_first_and_learns_then(rollouts):
     for experience, scenes in (*rollouts, rollouts[0]):
         before, model = critic.before, critic.network.model
         copy = {name: weights.copy() for name, weights in model.items()}
-        judged = critic(experience, scenes, 1.0)
+        judged = critic(experience, scenes, remaining=1.0)
         seen, _ = better.look(experience, scenes, before)
         assert_array_equal(judged.values, better.judge(seen[0], model)[-1])
-        assert all(np.array_equal(model[name], copy[name]) for name in copy)
-        assert np.abs(judged.values).max() <= 1
+        assert_equal(model, copy)
     assert len(critic.kept) == 2 and critic.network.n_updates == 3 * 128
     seen, returns = better.hindsight(critic.kept, critic.network.model)
     errors = (better.judge(seen, critic.network.model)[-1] - returns) ** 2
@@ -110,9 +109,6 @@ def test_the_critic_judges_first_and_learns_then(rollouts):
     assert_array_equal(seen, critic.kept[1][0][:, :-1][:, ~ignored])
 
 
-# What the page says
-
-
 def test_what_the_page_says_of_pairs():
     plain, new = recorded("ablations"), recorded("critic-pairs")
     points = pd.concat([plain.rename(columns={"variant": "agent"}), new])
@@ -120,9 +116,8 @@ def test_what_the_page_says_of_pairs():
     share = points["won"] / (points["won"] + points["lost"])
     ends = points.assign(share=share).pivot(index="seed", columns="agent")["share"]
     ends = ends.loc[41:50, ["the agent of the book", "with the critic", "no critic"]]
-    assert ends.count().tolist() == [10, 10, 4]
     table = compare(ends, np.random.default_rng(0))
-    assert table["effect"].tolist() == ["more", "less"]
+    assert table[["seeds", "effect"]].values.tolist() == [[10, "more"], [4, "less"]]
 
 
 def test_what_the_page_says_of_whole_trainings():
@@ -130,9 +125,12 @@ def test_what_the_page_says_of_whole_trainings():
     was, now = (facts(n)["settings"] for n in ("reference-runs", "critic-runs"))
     changed = {name for name in now if now[name] != was.get(name)}
     assert changed == {"gae_lambda", "learning_rate", "faster"}
-    runs = [dict([*t.groupby("seed")["mean_return"]]) for t in (old, new)]
-    assert all([*r] == [1, 2, 3, 4, 5] for r in runs)
-    ends = [np.array([r.iloc[-1] for r in group.values()]) for group in runs]
-    assert (ends[1] > ends[0]).all() and ends[1].min() > 16
-    highest = np.array([r.max() for r in runs[1].values()])
-    assert highest.min() >= 15 and (highest >= 18).sum() == 2
+    for level, n_before, latest in ((0, 5, 499_712), (15, 3, 2_048_000)):
+        before, after = (
+            t[t["mean_return"] >= level].groupby("seed")["decisions"].min()
+            for t in (old, new)
+        )
+        assert (len(before), len(after), after.max()) == (n_before, 5, latest)
+    ends = [t.groupby("seed")["mean_return"].last() for t in (old, new)]
+    assert (ends[1] > ends[0]).all() and ends[1].min() > 16.8
+    assert (new.groupby("seed")["mean_return"].max() >= 18).sum() == 2
