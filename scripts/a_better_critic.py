@@ -4,7 +4,7 @@
 
 `pairs` and `runs` train an agent on each core and count decisions, so the
 computer may do other things; `speed` counts seconds and wants it for itself.
-`runs` leaves its agents in _build for `games`, and keeps those that are done.
+`runs` leaves its agents in _build for `games`, and goes on where it was stopped.
 """
 
 import os
@@ -23,7 +23,14 @@ from pong.many_games_at_once import close, make_games
 from pong.ppo_in_numpy import new_agent
 from pong.set_up import set_up
 from pong.train_to_win import N_GAMES, evaluate, new_run, train, training
-from train_to_win import BUILD, SEEDS, game_rows, random_model, table
+from train_to_win import (
+    BUILD,
+    SEEDS,
+    game_rows,
+    random_model,
+    table,
+    train_with,
+)
 
 N_DECISIONS, EVERY = 250_000, 50_000
 GAMES, FIRST_GAME = 30, 400_000
@@ -75,11 +82,9 @@ def run_with(seed):
     """Return the rows of a whole training, unless they are there already."""
     part = BUILD / f"critic-{seed}.csv"
     if not part.exists():
-        games, start = make_games(N_GAMES), start_of(seed)
-        run, history = train(
-            games, start, seed, CRITIC_SETTINGS, judge=Critic(seed)
+        run, history = train_with(
+            random_model(seed), seed, CRITIC_SETTINGS, judge=Critic(seed)
         )
-        close(games)
         save_model(BUILD / f"critic-{seed}", run.agent.model, FACTS)
         rows = pd.DataFrame(table(seed, history, levels=(0, 10, 15, 18)))
         recording.write(part, rows.to_csv(index=False))
@@ -98,6 +103,8 @@ def runs():
     BUILD.mkdir(exist_ok=True)
     rows = pd.concat(in_parallel(run_with, SEEDS)).drop(columns="seconds")
     recording.save_table("critic-runs", rows, seeds=SEEDS, **FACTS)
+    for seed in SEEDS:  # the next recording begins anew
+        (BUILD / f"critic-{seed}.csv").unlink()
 
 
 def games_of(seed):

@@ -85,13 +85,15 @@ def table(seed, history, every=50_000, levels=(0, 15)):
     return rows
 
 
-def train_with(model, seed, settings, folder=None):
+def train_with(model, seed, settings, folder=None, **judge):
     """Return the run and the history of a training, perhaps kept in _build."""
     start = new_run(new_agent(model), seed)
     made_with = settings | {"seed": seed, "games": N_GAMES}
     games, folder = make_games(N_GAMES), folder and BUILD / folder
     with open_checkpoints(folder, start, made_with) as (run, history, save):
-        run, history = train(games, run, seed, settings, np.inf, history, save)
+        run, history = train(
+            games, run, seed, settings, np.inf, history, save, **judge
+        )
     close(games)
     return run, history
 

@@ -14,11 +14,8 @@ from pong.what_helped import compare
 
 @pytest.fixture(scope="module")
 def rollouts():
-    """Return two rollouts of 20 steps in three games, each with what comes after."""
-    games, model = (
-        many.make_games(3, 1),
-        many.initialize_model(np.random.default_rng(0)),
-    )
+    games = many.make_games(3, 1)
+    model = many.initialize_model(np.random.default_rng(0))
     scenes = [many.first_scene(frames) for frames in many.reset(games, 3)]
     rng, found = np.random.default_rng(1), []
     for _ in range(2):
@@ -76,10 +73,10 @@ def test_the_gradient_of_the_critic():
     model = {name: w + rng.normal(0, 0.1, w.shape) for name, w in model.items()}
 
     def loss(model):
-        return 0.5 * np.sum((better.judge(rows, model)[-1] - goal) ** 2)
+        return 0.5 * np.sum((better.forecast(rows, model)[-1] - goal) ** 2)
 
-    layers = better.judge(rows, model)
-    gradient = better.judge_backward(layers, layers[-1] - goal, model)
+    layers = better.forecast(rows, model)
+    gradient = better.forecast_backward(layers, layers[-1] - goal, model)
     for name, exact in zip(model, [gradient[name] for name in model]):
         used = np.flatnonzero(exact)[:20]
         numerical = central_differences(loss, model, name, used)
@@ -92,13 +89,14 @@ def test_the_critic_judges_first_and_learns_then(rollouts):
         before, model = critic.before, critic.network.model
         copy = {name: weights.copy() for name, weights in model.items()}
         judged = critic(experience, scenes, remaining=1.0)
-        seen, _ = better.look(experience, scenes, before)
-        assert_array_equal(judged.values, better.judge(seen[0], model)[-1])
+        seen, after = better.look(experience, scenes, before)
+        assert_equal(critic.before, after)
+        assert_array_equal(judged.values, better.forecast(seen[0], model)[-1])
         assert_equal(model, copy)
     assert len(critic.kept) == 2 and critic.network.n_updates == 3 * 128
     seen, returns = better.hindsight(critic.kept, critic.network.model)
-    errors = (better.judge(seen, critic.network.model)[-1] - returns) ** 2
-    random = better.judge(seen, better.Critic(1).network.model)[-1]
+    errors = (better.forecast(seen, critic.network.model)[-1] - returns) ** 2
+    random = better.forecast(seen, better.Critic(1).network.model)[-1]
     assert errors.mean() < 0.1 * np.mean((random - returns) ** 2)
     still = critic.network.model["W0"]
     ignored = np.random.default_rng(0).random(experience.ignored.shape) < 0.3
@@ -117,6 +115,8 @@ def test_what_the_page_says_of_pairs():
     ends = ends.loc[41:50, ["the agent of the book", "with the critic", "no critic"]]
     table = compare(ends, np.random.default_rng(0))
     assert table[["seeds", "effect"]].values.tolist() == [[10, "more"], [4, "less"]]
+    gains = ends["with the critic"] - ends["the agent of the book"]
+    assert sum(gains > 0.09) == 7 and sum(gains < 0) == 3
 
 
 def test_what_the_page_says_of_whole_trainings():
@@ -134,5 +134,5 @@ def test_what_the_page_says_of_whole_trainings():
     assert (ends[1] > ends[0]).all() and ends[1].min() > 16.8
     highest = new.groupby("seed")["mean_return"].max()
     assert sum(highest >= 18) == 2 and recorded("critic-games")["return"].min() > 0
-    speed = recorded("critic-speed").groupby("agent")["decisions_per_second"].median()
-    assert round(speed["with the critic"] / speed["no critic"], 1) == 0.9
+    speeds = recorded("critic-speed")["decisions_per_second"].to_numpy()
+    assert {*np.round(speeds[::2] / speeds[1::2], 2)} <= {0.90, 0.91, 0.93, 0.94}

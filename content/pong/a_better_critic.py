@@ -64,7 +64,7 @@ def new_critic(rng, sizes=(22, 64, 64, 1)):
     return new_agent(model)
 
 
-def judge(seen, model):
+def forecast(seen, model):
     """Return the activations of all layers; the last are the values."""
     layers = [seen]
     for k in range(len(model) // 2):
@@ -73,7 +73,7 @@ def judge(seen, model):
     return [*layers[:-1], np.tanh(total)[..., 0]]
 
 
-def judge_backward(layers, slopes, model):
+def forecast_backward(layers, slopes, model):
     """Return the gradient by the weights; slopes are those of the values."""
     *layers, values = layers
     gradient, slopes = {}, (slopes * (1 - values**2))[:, None]
@@ -88,7 +88,7 @@ def hindsight(kept, model):
     """Return what was seen, (2, N, 22), and what values that had, (N,)."""
     rows, returns = [], []
     for seen, rewards, ends, counts in kept:
-        values = judge(seen[0], model)[-1]
+        values = forecast(seen[0], model)[-1]
         advantages = gae(rewards, values, ends, 1.0, 0.95)
         rows.append(seen[:, :-1][:, counts])
         returns.append((values[:-1] + advantages)[counts])
@@ -101,9 +101,9 @@ def learn_values(network, kept, rng, learning_rate, n_steps=128, n_rows=256):
     for _ in range(n_steps):
         rows = rng.integers(0, len(returns), n_rows)
         sides = rng.integers(0, 2, n_rows)
-        layers = judge(seen[sides, rows], network.model)
+        layers = forecast(seen[sides, rows], network.model)
         slopes = 2 / n_rows * (layers[-1] - returns[rows])
-        gradient = judge_backward(layers, slopes, network.model)
+        gradient = forecast_backward(layers, slopes, network.model)
         network = adam_step(network, gradient, learning_rate, 0.5)
     return network
 
@@ -119,7 +119,7 @@ class Critic:
     def __call__(self, experience, scenes, remaining):
         """Return the Experience with the critic's values, then learn."""
         seen, self.before = look(experience, scenes, self.before)
-        values = judge(seen[0], self.network.model)[-1]
+        values = forecast(seen[0], self.network.model)[-1]
         ends = (experience.rewards != 0) | experience.game_over
         new = seen, experience.rewards, ends, ~experience.ignored
         self.kept = [*self.kept, new][-self.n_kept :]
