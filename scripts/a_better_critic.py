@@ -1,13 +1,14 @@
 """Record what "A better critic" shows.
 
-    python scripts/a_better_critic.py pairs runs games speed
+    python scripts/a_better_critic.py pairs parts runs games speed
 
-`pairs` and `runs` train an agent on each core and count decisions, so the
+`pairs`, `parts`, and `runs` train an agent on each core and count decisions, so the
 computer may do other things; `speed` counts seconds and wants it for itself.
 `runs` leaves its agents in _build for `games`, and goes on where it was stopped.
 """
 
 import os
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -22,7 +23,14 @@ from pong.keep_a_training_safe import load_model, save_model
 from pong.many_games_at_once import close, make_games
 from pong.ppo_in_numpy import new_agent
 from pong.set_up import set_up
-from pong.train_to_win import N_GAMES, evaluate, new_run, train, training
+from pong.train_to_win import (
+    N_GAMES,
+    SETTINGS,
+    evaluate,
+    new_run,
+    train,
+    training,
+)
 from train_to_win import (
     BUILD,
     SEEDS,
@@ -34,10 +42,29 @@ from train_to_win import (
 
 N_DECISIONS, EVERY = 250_000, 50_000
 GAMES, FIRST_GAME = 30, 400_000
+
+
+def unchanged(past, *_):
+    """Return the values that the agent has forecast, as without a critic."""
+    return past
+
+
+def no_critic(seed):
+    """Return what stands for a critic where there is none."""
+    return unchanged
+
+
 AGENTS = {  # name: how to make its critic, its seeds
     "with the critic": (Critic, range(41, 51)),
-    "no critic": (lambda seed: lambda past, *_: past, range(41, 45)),
+    "no critic": (no_critic, range(41, 45)),
 }
+PARTS = {  # what is as in SETTINGS again; seeds with which nothing was chosen
+    "with the critic": {},
+    "λ = 0.98": {"gae_lambda": SETTINGS["gae_lambda"]},
+    "learning rate 2e-3": {"learning_rate": SETTINGS["learning_rate"]},
+    "all layers alike": {"faster": ()},
+}
+PARTS_SEEDS = range(265, 275)
 FACTS = {"games": N_GAMES, "settings": CRITIC_SETTINGS}
 
 
@@ -48,17 +75,16 @@ def start_of(seed):
 
 def count_points(job):
     """Return rows with the points of each part of a training's beginning."""
-    name, seed = job
-    critic, rows, points = AGENTS[name][0](seed), [], []
+    name, seed, make_critic, changed = job
+    critic, rows, points = make_critic(seed), [], []
 
     def judge(experience, *rest):
         points.append(experience.rewards)
         return critic(experience, *rest)
 
     games = make_games(N_GAMES)
-    for run, _ in training(
-        games, start_of(seed), seed, CRITIC_SETTINGS, judge
-    ):
+    settings = CRITIC_SETTINGS | changed
+    for run, _ in training(games, start_of(seed), seed, settings, judge):
         if run.decisions >= EVERY * (len(rows) + 1):
             won, lost = (int(np.sum(np.array(points) == r)) for r in (1, -1))
             row = {"agent": name, "seed": seed, "decisions": run.decisions}
@@ -73,19 +99,32 @@ def count_points(job):
 
 def pairs():
     """Record the beginnings of agents with the critic and without it."""
-    jobs = [(name, seed) for name in AGENTS for seed in AGENTS[name][1]]
+    jobs = [(n, s, make, {}) for n, (make, all) in AGENTS.items() for s in all]
     rows = [row for part in in_parallel(count_points, jobs) for row in part]
     recording.save_table("critic-pairs", rows, **FACTS)
 
 
+def parts():
+    """Record the beginnings of agents with one setting as it was before."""
+    jobs = [(n, s, Critic, d) for n, d in PARTS.items() for s in PARTS_SEEDS]
+    rows = [row for part in in_parallel(count_points, jobs) for row in part]
+    recording.save_table("critic-parts", rows, **FACTS)
+
+
+def part_of(seed):
+    """Return where a whole training is kept: other settings, other places."""
+    key = zlib.crc32(repr(CRITIC_SETTINGS).encode())
+    return BUILD / f"critic-{key:08x}-{seed}"
+
+
 def run_with(seed):
     """Return the rows of a whole training, unless they are there already."""
-    part = BUILD / f"critic-{seed}.csv"
+    part = part_of(seed).with_suffix(".csv")
     if not part.exists():
         run, history = train_with(
             random_model(seed), seed, CRITIC_SETTINGS, judge=Critic(seed)
         )
-        save_model(BUILD / f"critic-{seed}", run.agent.model, FACTS)
+        save_model(part_of(seed), run.agent.model, FACTS)
         rows = pd.DataFrame(table(seed, history, levels=(0, 10, 15, 18)))
         recording.write(part, rows.to_csv(index=False))
     return pd.read_csv(part)
@@ -104,12 +143,12 @@ def runs():
     rows = pd.concat(in_parallel(run_with, SEEDS)).drop(columns="seconds")
     recording.save_table("critic-runs", rows, seeds=SEEDS, **FACTS)
     for seed in SEEDS:  # the next recording begins anew
-        (BUILD / f"critic-{seed}.csv").unlink()
+        part_of(seed).with_suffix(".csv").unlink()
 
 
 def games_of(seed):
     """Return rows with new games of the agent that `runs` has left."""
-    rows, model = [], load_model(BUILD / f"critic-{seed}")
+    rows, model = [], load_model(part_of(seed))
     for way, rng in (("sampled", np.random.default_rng(0)), ("greedy", None)):
         results = evaluate(model, GAMES, rng, FIRST_GAME)
         rows += game_rows(
@@ -154,5 +193,5 @@ def speed():
 
 if __name__ == "__main__":
     set_up("1.0")
-    commands = (pairs, runs, games, speed)
+    commands = (pairs, parts, runs, games, speed)
     recording.main({command.__name__: command for command in commands})
