@@ -63,6 +63,7 @@ PARTS = {  # what is as in SETTINGS again; seeds with which nothing was chosen
     "λ = 0.98": {"gae_lambda": SETTINGS["gae_lambda"]},
     "learning rate 2e-3": {"learning_rate": SETTINGS["learning_rate"]},
     "all layers alike": {"faster": ()},
+    "all three as before": SETTINGS | {"faster": ()},
 }
 PARTS_SEEDS = range(265, 275)
 FACTS = {"games": N_GAMES, "settings": CRITIC_SETTINGS}
@@ -99,7 +100,7 @@ def count_points(job):
 
 def pairs():
     """Record the beginnings of agents with the critic and without it."""
-    jobs = [(n, s, make, {}) for n, (make, all) in AGENTS.items() for s in all]
+    jobs = [(n, s, f, {}) for n, (f, seeds) in AGENTS.items() for s in seeds]
     rows = [row for part in in_parallel(count_points, jobs) for row in part]
     recording.save_table("critic-pairs", rows, **FACTS)
 
