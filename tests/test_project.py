@@ -122,7 +122,7 @@ def test_wheel_holds_the_package_and_its_data(tmp_path):
 
 # What a page sets side by side.
 TOGETHER = [
-    ("ablations", "longer", "strokes", "critic-pairs"),
+    ("ablations", "longer", "strokes", "critic-pairs", "critic-parts"),
     ("erasing", "variants"),
     ("evaluation", "ages", "rallies"),
 ]

@@ -77,11 +77,9 @@ def test_learning_goes_on_while_the_next_rollout_is_played(games):
 
 
 def test_anneal_lowers_two_settings():
-    names = ("clip_coef", "value_coef", "max_grad_norm")
-    kept = {name: ttw.SETTINGS[name] for name in names}
+    kept = {n: ttw.SETTINGS[n] for n in ("clip_coef", "value_coef", "max_grad_norm")}
     for left in (1.0, 0.25, 0.0):
-        names = ("learning_rate", "entropy_coef")
-        lowered = {name: ttw.SETTINGS[name] * left for name in names}
+        lowered = {n: ttw.SETTINGS[n] * left for n in ("learning_rate", "entropy_coef")}
         assert ttw.anneal(ttw.SETTINGS, left) == kept | lowered
 
 
