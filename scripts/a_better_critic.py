@@ -8,7 +8,6 @@ computer may do other things; `speed` counts seconds and wants it for itself.
 """
 
 import os
-import zlib
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -44,14 +43,9 @@ N_DECISIONS, EVERY = 250_000, 50_000
 GAMES, FIRST_GAME = 30, 400_000
 
 
-def unchanged(past, *_):
-    """Return the values that the agent has forecast, as without a critic."""
-    return past
-
-
 def no_critic(seed):
     """Return what stands for a critic where there is none."""
-    return unchanged
+    return lambda past, *_: past
 
 
 AGENTS = {  # name: how to make its critic, its seeds
@@ -114,8 +108,7 @@ def parts():
 
 def part_of(seed):
     """Return where a whole training is kept: other settings, other places."""
-    key = zlib.crc32(repr(CRITIC_SETTINGS).encode())
-    return BUILD / f"critic-{key:08x}-{seed}"
+    return BUILD / f"critic-{recording.key_of(CRITIC_SETTINGS)}-{seed}"
 
 
 def run_with(seed):

@@ -1,6 +1,7 @@
 """What the programs that record results share: how a table is written, and with what."""
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -45,6 +46,11 @@ def made_with():
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit.stdout.strip() or "unknown",
     }
+
+
+def key_of(*what):
+    """Return a short name, by which parts made with other settings are not found."""
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:8]
 
 
 def write(path, text):

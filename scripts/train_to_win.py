@@ -117,7 +117,8 @@ def runs():
 
 def gauges_of(seed, decisions=800_000, window=3):
     """Return a file with the gauges of a training's beginning, averaged."""
-    path = KEPT / f"{seed}.csv"
+    key = recording.key_of(SETTINGS, decisions, window)
+    path = KEPT / f"{seed}-{key}.csv"
     if not path.exists():
         games, rows = make_games(N_GAMES), []
         start = new_run(new_agent(random_model(seed)), seed)

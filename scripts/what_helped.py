@@ -13,7 +13,6 @@ leaves behind. `comparison` counts seconds (MINUTES for each training) and wants
 a computer that does nothing else; `bench` does the same and writes nothing.
 """
 
-import hashlib
 import json
 import os
 import tempfile
@@ -24,7 +23,7 @@ from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 
-from recording import main, save_table
+from recording import key_of, main, save_table
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -75,8 +74,7 @@ MINUTES = float(os.environ.get("MINUTES", "10"))
 
 def parts_folder():
     """Return the folder of what is complete, a new one for new settings."""
-    key = repr((SETTINGS, N_DECISIONS, N_GAMES)).encode()
-    name = f"pong-ablations-{hashlib.sha256(key).hexdigest()[:8]}"
+    name = f"pong-ablations-{key_of(SETTINGS, N_DECISIONS, N_GAMES)}"
     folder = Path(os.environ.get("PONG_ABLATIONS", tempfile.gettempdir()))
     (folder / name).mkdir(parents=True, exist_ok=True)
     return folder / name
