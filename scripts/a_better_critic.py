@@ -1,9 +1,9 @@
 """Record what "A better critic" shows.
 
-    python scripts/a_better_critic.py pairs parts runs games speed
+    python scripts/a_better_critic.py pairs parts runs games average speed
 
-`pairs`, `parts`, and `runs` train an agent on each core and count decisions, so the
-computer may do other things; `speed` counts seconds and wants it for itself.
+`speed` counts seconds and wants the computer for itself. The others train an agent
+on each core and count decisions, so the computer may do other things.
 `runs` leaves its agents in _build for `games`, and goes on where it was stopped.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 import recording
-from pong.a_better_critic import CRITIC_SETTINGS, Critic
+from pong.a_better_critic import CRITIC_SETTINGS, Average, Critic
 from pong.keep_a_training_safe import load_model, save_model
 from pong.many_games_at_once import close, make_games
 from pong.ppo_in_numpy import new_agent
@@ -41,6 +41,9 @@ from train_to_win import (
 
 N_DECISIONS, EVERY = 250_000, 50_000
 GAMES, FIRST_GAME = 30, 400_000
+AVERAGE_GAMES, FIRST_AVERAGE_GAME = 20, 500_000
+WHEN = (*range(200, 500, 50), *range(500, 1_000, 100), 1_000, 1_250, 1_500)
+BOTH = (500, 1_000, 1_500)  # thousands of decisions, as in the line above
 
 
 def no_critic(seed):
@@ -158,6 +161,48 @@ def games():
     recording.save_table("critic-games", rows, environment="ALE/Pong-v5")
 
 
+def average_of(job):
+    """Return rows with new games of an agent, and of the average of its weights."""
+    name, seed = job
+    make_critic, settings = {
+        "with the critic": (Critic, CRITIC_SETTINGS),
+        "the agent of the book": (no_critic, SETTINGS),
+    }[name]
+    games, average, when, rows = make_games(N_GAMES), Average(), [*WHEN], []
+    judge = make_critic(seed)
+    for run, row in training(games, start_of(seed), seed, settings, judge):
+        average(run)
+        if run.decisions < 1_000 * when[0]:
+            continue
+        models = {"average": average.model}
+        if when.pop(0) in BOTH:
+            models["newest"] = run.agent.model
+        for weights, model in models.items():
+            rng = np.random.default_rng(0)
+            how = AVERAGE_GAMES, rng, FIRST_AVERAGE_GAME
+            returns, _ = evaluate(model, *how)
+            rows.append(
+                {"agent": name, "weights": weights, "seed": seed}
+                | {"decisions": run.decisions, "return": returns.mean()}
+                | {"training": round(row["mean_return"], 2)}
+            )
+            print(rows[-1], flush=True)
+        if not when:
+            break
+    close(games)
+    return rows
+
+
+def average():
+    """Record what the average of the weights plays like, with and without a critic."""
+    names = "with the critic", "the agent of the book"
+    jobs = [(name, seed) for seed in SEEDS for name in names]
+    rows = [row for part in in_parallel(average_of, jobs) for row in part]
+    settings = {"without the critic": SETTINGS, **FACTS}
+    settings |= {"games of each agent": AVERAGE_GAMES}
+    recording.save_table("critic-average", rows, **settings)
+
+
 def speed():
     """Record the decisions per second with the critic and without it."""
     rows = []
@@ -187,5 +232,5 @@ def speed():
 
 if __name__ == "__main__":
     set_up("1.0")
-    commands = (pairs, parts, runs, games, speed)
+    commands = (pairs, parts, runs, games, average, speed)
     recording.main({command.__name__: command for command in commands})
