@@ -42,8 +42,8 @@ from train_to_win import (
 N_DECISIONS, EVERY = 250_000, 50_000
 GAMES, FIRST_GAME = 30, 400_000
 AVERAGE_GAMES, FIRST_AVERAGE_GAME = 20, 500_000
-WHEN = (*range(200, 500, 50), *range(500, 1_000, 100), 1_000, 1_250, 1_500)
-BOTH = (500, 1_000, 1_500)  # thousands of decisions, as in the line above
+WHEN = (*range(200, 500, 50), *range(500, 900, 100), 1_000, 1_200)
+BOTH = (400, 800, 1_200)  # thousands of decisions, as in the line above
 
 
 def no_critic(seed):
@@ -177,16 +177,18 @@ def average_of(job):
         models = {"average": average.model}
         if when.pop(0) in BOTH:
             models["newest"] = run.agent.model
+        facts = {"agent": name, "seed": seed, "decisions": run.decisions}
+        facts["training"] = round(row["mean_return"], 2)
         for weights, model in models.items():
-            rng = np.random.default_rng(0)
-            how = AVERAGE_GAMES, rng, FIRST_AVERAGE_GAME
-            returns, _ = evaluate(model, *how)
-            rows.append(
-                {"agent": name, "weights": weights, "seed": seed}
-                | {"decisions": run.decisions, "return": returns.mean()}
-                | {"training": round(row["mean_return"], 2)}
-            )
-            print(rows[-1], flush=True)
+            for way, rng in (
+                ("drawn", np.random.default_rng(0)),
+                ("greedy", None),
+            ):
+                how = AVERAGE_GAMES, rng, FIRST_AVERAGE_GAME
+                returns, _ = evaluate(model, *how)
+                rows.append(facts | {"weights": weights, "actions": way})
+                rows[-1]["return"] = round(float(returns.mean()), 2)
+                print(rows[-1], flush=True)
         if not when:
             break
     close(games)
