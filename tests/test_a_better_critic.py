@@ -8,7 +8,9 @@ from numpy.testing import assert_allclose, assert_array_equal, assert_equal
 import pong.a_better_critic as better
 import pong.many_games_at_once as many
 from pong.pong_from_pixels import central_differences
+from pong.ppo_in_numpy import new_agent
 from pong.set_up import facts, recorded
+from pong.train_to_win import new_run
 from pong.what_helped import compare
 
 
@@ -105,6 +107,15 @@ def test_the_critic_judges_first_and_learns_then(rollouts):
     assert_array_equal(seen, critic.kept[1][0][:, :-1][:, ~ignored])
 
 
+def test_the_average_follows_the_weights():
+    average, run = better.Average(0.5), None
+    for weight in (8, 4, 2):
+        agent = new_agent({"W1": np.full((2, 3), weight, np.float32)})
+        average(run := new_run(agent, 1), [])
+    average(run, [], at_once=True)  # `train` hands over the last Run twice
+    assert_equal(average.model, {"W1": np.full((2, 3), 4, np.float32)}, strict=True)
+
+
 def test_what_the_page_says_of_pairs():
     plain, *new = map(recorded, ("ablations", "critic-pairs", "critic-parts"))
     points = pd.concat([plain.rename(columns={"variant": "agent"}), *new])
@@ -138,3 +149,25 @@ def test_what_the_page_says_of_whole_trainings():
     assert sum(highest >= 18) == 2 and recorded("critic-games")["return"].min() > 0
     speeds = recorded("critic-speed")["decisions_per_second"].to_numpy()
     assert {*np.round(speeds[::2] / speeds[1::2], 2)} <= {0.90, 0.91, 0.93, 0.94}
+
+
+def test_what_the_page_says_of_new_games():
+    table = recorded("critic-average")
+    table["gap"] = table["return"] - table["training"]
+    book = table[table["agent"] == "the agent of the book"]
+    late = book[(book["decisions"] == 602_112) & book["seed"].isin([2, 3])]
+    assert late["training"].max() < 0
+    played = table[table["weights"] == "average"]
+    gaps = played[played["agent"] == "the agent of the book"].groupby("actions")["gap"]
+    assert gaps.max().astype(int).tolist() == [12, 17]
+    looks = played.pivot_table("return", "decisions", ["agent", "actions", "seed"])
+    still = np.minimum(looks, looks.shift(-1, fill_value=21))["with the critic"]
+    first = [sorted((still[way] >= 0).idxmax() // 1000) for way in ("drawn", "greedy")]
+    assert first == [[200, 200, 253, 253, 352], [200, 200, 200, 253, 352]]
+    assert (still >= 15).any().loc[lambda good: good].index.tolist() == [("greedy", 1)]
+    means = looks.mean().unstack("agent").groupby("actions").mean().to_numpy()
+    assert np.round(means[:, 1] - means[:, 0]).tolist() == [8, 8]
+    games = recorded("critic-runs").query("seed == 1").set_index("decisions")["games"]
+    assert games[[163_840, 270_336]].tolist() == [63, 93]
+    speeds = recorded("critic-speed").groupby("agent")["decisions_per_second"].median()
+    assert 50 < 254_000 / speeds["with the critic"] < 60

@@ -265,12 +265,3 @@ def test_copy_button_copies_the_code(visit):
             arg=code,
         )
         assert code
-
-
-def test_solutions_unfold(visit):
-    tab = visit("pong-from-pixels")
-    solution = tab.locator("article details.hide").last
-    code = solution.locator("pre").first
-    assert not code.is_visible()
-    solution.locator("summary").press("Enter")
-    assert code.is_visible()

@@ -167,16 +167,3 @@ def test_training_does_what_the_recorded_runs_did(tmp_path, monkeypatch):
     gains = bands.groupby("seed")["mean_return"].last() + 20.5
     assert gains.min() > 0
     assert mine["mean_return"].iloc[-1] > -20.5 + gains.min() / 2
-
-
-def test_recorded_rows_hold_the_moments_that_the_page_asks_for():
-    """Every 50,000 decisions, the first rows at 0 and at +15, and the end."""
-    k = np.arange(1, 65)
-    means = np.where(k < 25, np.nan, k - 47.0)
-    means[49] = -1.0  # back below an even game
-    columns = {"decisions": 5000 * k, "seconds": k, "games": k, "mean_return": means}
-    rows = script.table(7, pd.DataFrame(columns).to_dict("records"))
-    seconds = [row["seconds"] for row in rows]
-    assert seconds == [1, 11, 21, 31, 41, 47, 51, 61, 62, 64]
-    assert {row["seed"] for row in rows} == {7}
-    assert rows[-1]["mean_return"] == 17.0

@@ -115,19 +115,6 @@ def test_ablations_go_on_and_count_what_is_complete(monkeypatch, tmp_path):
     assert script.parts_folder() != before  # other settings begin anew
 
 
-def test_longer_trainings_go_on_and_are_played_greedily(monkeypatch, tmp_path):
-    monkeypatch.setenv("PONG_ABLATIONS", str(tmp_path))
-    count = Mock(side_effect=lambda *_: ([{"won": 1}, {"won": 2}], "weights"))
-    games = Mock(return_value=(np.array([3.0, -2.0]), None))
-    monkeypatch.setattr(script, "count_points", count)
-    monkeypatch.setattr(script, "evaluate", games)
-    for _ in range(2):
-        rows = script.record_longer("more entropy", 31)
-        assert rows == [{"won": 1}, {"won": 2, "greedy": 0.5}]
-    count.assert_called_once_with("more entropy", 31, SETTINGS, script.LONGER)
-    games.assert_called_once_with("weights", 20, first_seed=300_000)
-
-
 # What the page says
 
 
