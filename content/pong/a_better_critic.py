@@ -128,6 +128,13 @@ class Critic:
         return experience._replace(values=values)
 
 
+CRITIC_SETTINGS = SETTINGS | {
+    "gae_lambda": 0.8,  # it was 0.98
+    "learning_rate": 4e-3,  # it was half of that
+    "faster": ("W2", "b2"),
+}
+
+
 class Average:
     """A running mean of an agent's weights: `model`, after each rollout."""
 
@@ -142,10 +149,3 @@ class Average:
         elif not at_once:  # that is the last Run once more
             mean = self.model.items()
             self.model = {k: w + self.share * (new[k] - w) for k, w in mean}
-
-
-CRITIC_SETTINGS = SETTINGS | {
-    "gae_lambda": 0.8,  # it was 0.98
-    "learning_rate": 4e-3,  # it was half of that
-    "faster": ("W2", "b2"),
-}
