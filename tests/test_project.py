@@ -123,6 +123,7 @@ def test_wheel_holds_the_package_and_its_data(tmp_path):
 # What a page sets side by side.
 TOGETHER = [
     ("ablations", "longer", "strokes", "critic-pairs", "critic-parts"),
+    ("critic-average", "critic-runs", "critic-games", "critic-speed"),
     ("erasing", "variants"),
     ("evaluation", "ages", "rallies"),
 ]
