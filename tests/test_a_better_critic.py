@@ -157,7 +157,7 @@ def test_what_the_page_says_of_new_games():
     late = book["seed"].map({2: 802_816, 3: 602_112}) == book["decisions"]
     assert late.sum() > 0 > book["training"][late].max()
     early = (
-        book[book["decisions"] == 253_952].groupby("actions").mean(numeric_only=True)
+        book.query("decisions == 253_952").groupby("actions").mean(numeric_only=True)
     )
     assert (early["return"] - early["training"]).round().tolist() == [6, 8]
     played = table[table["weights"] == "average"]
