@@ -156,10 +156,8 @@ def test_what_the_page_says_of_new_games():
     book = table[table["agent"] == "the agent of the book"]
     late = book["seed"].map({2: 802_816, 3: 602_112}) == book["decisions"]
     assert late.sum() > 0 > book["training"][late].max()
-    early = (
-        book.query("decisions == 253_952").groupby("actions").mean(numeric_only=True)
-    )
-    assert (early["return"] - early["training"]).round().tolist() == [6, 8]
+    now = book[book["decisions"] == 253_952].groupby("actions").mean(numeric_only=True)
+    assert (now["return"] - now["training"]).round().tolist() == [6, 8]
     played = table[table["weights"] == "average"]
     looks = played.pivot_table("return", "decisions", ["agent", "actions", "seed"])
     still = np.minimum(looks, looks.shift(-1, fill_value=21))["with the critic"]
