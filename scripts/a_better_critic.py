@@ -1,13 +1,16 @@
 """Record what "A better critic" shows.
 
     python scripts/a_better_critic.py pairs parts runs games average speed
+    python scripts/a_better_critic.py finish
 
 `speed` counts seconds and wants the computer for itself. The others train an agent
 on each core and count decisions, so the computer may do other things.
 `runs` leaves its agents in _build for `games`, and goes on where it was stopped.
+`finish` trains the agent that is shipped further, with a critic, and replaces it.
 """
 
 import os
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -19,9 +22,15 @@ import pandas as pd
 import recording
 from pong.a_better_critic import CRITIC_SETTINGS, Average, Critic
 from pong.keep_a_training_safe import load_model, save_model
-from pong.many_games_at_once import close, make_games
+from pong.many_games_at_once import (
+    close,
+    first_scene,
+    make_games,
+    play,
+    reset,
+)
 from pong.ppo_in_numpy import new_agent
-from pong.set_up import set_up
+from pong.set_up import facts, set_up
 from pong.train_to_win import (
     N_GAMES,
     SETTINGS,
@@ -33,10 +42,12 @@ from pong.train_to_win import (
 from train_to_win import (
     BUILD,
     SEEDS,
+    WEIGHTS,
     game_rows,
     random_model,
     table,
     train_with,
+    write_facts,
 )
 
 N_DECISIONS, EVERY = 250_000, 50_000
@@ -64,6 +75,13 @@ PARTS = {  # what is as in SETTINGS again; seeds with which nothing was chosen
 }
 PARTS_SEEDS = range(265, 275)
 FACTS = {"games": N_GAMES, "settings": CRITIC_SETTINGS}
+FINISH_SEED, WARM_UP = 12, 25  # rollouts that only the critic learns from
+FINISH = CRITIC_SETTINGS | {
+    "decisions": 2_000_000,
+    "learning_rate": 1e-3,
+    "entropy_coef": 0.002,
+    "gae_lambda": 0.9,
+}
 
 
 def start_of(seed):
@@ -232,7 +250,43 @@ def speed():
     recording.save_table("critic-speed", pd.DataFrame(rows).round(1), **FACTS)
 
 
+def critic_of(model, seed):
+    """Return a critic that has watched an agent for a while."""
+    critic, games = Critic(seed), make_games(N_GAMES)
+    scenes = [first_scene(frames) for frames in reset(games, seed)]
+    rng = np.random.default_rng(seed)
+    for _ in range(WARM_UP):
+        past, scenes = play(games, scenes, iter([model]), rng, 128)
+        critic(past, scenes, 1.0)
+    close(games)
+    critic.before = None  # the games that come are others
+    return critic
+
+
+def finish():
+    """Train the shipped agent further, with a critic and in small steps."""
+    known = facts("agent")
+    if len(known.get("finished with", ())) != 1:
+        sys.exit("expected an agent that scripts/train_to_win.py finished")
+    model = load_model(WEIGHTS)
+    critic = critic_of(model, FINISH_SEED)
+    run, history = train_with(model, FINISH_SEED, FINISH, judge=critic)
+    mean = round(history[-1]["mean_return"], 2)
+    known["finished with"].append(
+        {
+            "made with": recording.made_with(),
+            "critic": f"after {WARM_UP} rollouts of its own",
+            "seed": FINISH_SEED,
+            "games": N_GAMES,
+            "settings": FINISH,
+            "mean return of the last 50 training games": mean,
+        }
+    )
+    write_facts(known)
+    save_model(WEIGHTS, run.agent.model, known)
+
+
 if __name__ == "__main__":
     set_up("1.0")
-    commands = (pairs, parts, runs, games, average, speed)
+    commands = (pairs, parts, runs, games, average, speed, finish)
     recording.main({command.__name__: command for command in commands})

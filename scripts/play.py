@@ -185,8 +185,8 @@ def weights():
 
 def all_decisions(made):
     """Return how many decisions the shipped agent has made in training."""
-    parts = (made, made.get("finished with"))
-    return sum(part["settings"]["decisions"] for part in parts if part)
+    parts = (made, *made.get("finished with", ()))
+    return sum(part["settings"]["decisions"] for part in parts)
 
 
 def save_small(name, model, decisions, seed):
