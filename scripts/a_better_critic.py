@@ -53,6 +53,7 @@ from train_to_win import (
 N_DECISIONS, EVERY = 250_000, 50_000
 GAMES, FIRST_GAME = 30, 400_000
 AVERAGE_GAMES, FIRST_AVERAGE_GAME = 20, 500_000
+FIRST_FINISHED_GAME = 600_000
 WHEN = (*range(200, 500, 50), *range(500, 900, 100), 1_000, 1_200)
 BOTH = (400, 800, 1_200)  # thousands of decisions, as in the line above
 
@@ -81,6 +82,10 @@ FINISH = CRITIC_SETTINGS | {
     "learning_rate": 1e-3,
     "entropy_coef": 0.002,
     "gae_lambda": 0.9,
+}
+PLAIN_FINISH = SETTINGS | {
+    name: FINISH[name]
+    for name in ("decisions", "learning_rate", "entropy_coef")
 }
 
 
@@ -263,27 +268,64 @@ def critic_of(model, seed):
     return critic
 
 
+def finish_with(job):
+    """Return the weights and the last mean return of an agent trained further."""
+    name, model = job
+    make_critic, settings = FINISHES[name]
+    path = BUILD / f"finish-{recording.key_of(name, settings)}"
+    if not path.with_suffix(".csv").exists():
+        critic = make_critic(model, FINISH_SEED)
+        run, history = train_with(model, FINISH_SEED, settings, judge=critic)
+        save_model(path, run.agent.model, settings)
+        rows = pd.DataFrame(table(FINISH_SEED, history))
+        recording.write(path.with_suffix(".csv"), rows.to_csv(index=False))
+    rows = pd.read_csv(path.with_suffix(".csv"))
+    return load_model(path), float(rows["mean_return"].iloc[-1])
+
+
+def finished_games(job):
+    """Return rows with new games of an agent."""
+    name, way, model = job
+    rng = np.random.default_rng(0) if way == "sampled" else None
+    results = evaluate(model, 100, rng, FIRST_FINISHED_GAME)
+    print(name, way, results[0].mean(), flush=True)
+    kind = {"agent": name, "actions": way}
+    return game_rows(kind, *results, FIRST_FINISHED_GAME)
+
+
 def finish():
-    """Train the shipped agent further, with a critic and in small steps."""
+    """Train the shipped agent further, with a critic and without: compare them."""
     known = facts("agent")
     if len(known.get("finished with", ())) != 1:
         sys.exit("expected an agent that scripts/train_to_win.py finished")
-    model = load_model(WEIGHTS)
-    critic = critic_of(model, FINISH_SEED)
-    run, history = train_with(model, FINISH_SEED, FINISH, judge=critic)
-    mean = round(history[-1]["mean_return"], 2)
+    BUILD.mkdir(exist_ok=True)
+    before = load_model(WEIGHTS)
+    trained = in_parallel(finish_with, [(name, before) for name in FINISHES])
+    models = {"before": before}
+    models |= {name: model for name, (model, _) in zip(FINISHES, trained)}
+    jobs = [(*m, w) for w in ("sampled", "greedy") for m in models.items()]
+    jobs = [(name, way, model) for name, model, way in jobs]
+    rows = [row for part in in_parallel(finished_games, jobs) for row in part]
+    settings = {name: s for name, (_, s) in FINISHES.items()}
+    recording.save_table("critic-finish", rows, seed=FINISH_SEED, **settings)
     known["finished with"].append(
         {
             "made with": recording.made_with(),
-            "critic": f"after {WARM_UP} rollouts of its own",
+            "critic": f"it watched {WARM_UP} rollouts before",
             "seed": FINISH_SEED,
             "games": N_GAMES,
             "settings": FINISH,
-            "mean return of the last 50 training games": mean,
+            "mean return of the last 50 training games": trained[0][1],
         }
     )
     write_facts(known)
-    save_model(WEIGHTS, run.agent.model, known)
+    save_model(WEIGHTS, models["with the critic"], known)
+
+
+FINISHES = {  # the first one is shipped
+    "with the critic": (critic_of, FINISH),
+    "without a critic": (lambda *_: no_critic(0), PLAIN_FINISH),
+}
 
 
 if __name__ == "__main__":
