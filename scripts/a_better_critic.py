@@ -1,16 +1,13 @@
 """Record what "A better critic" shows.
 
     python scripts/a_better_critic.py pairs parts runs games average speed
-    python scripts/a_better_critic.py finish
 
 `speed` counts seconds and wants the computer for itself. The others train an agent
 on each core and count decisions, so the computer may do other things.
 `runs` leaves its agents in _build for `games`, and goes on where it was stopped.
-`finish` trains the agent that is shipped further, with a critic, and replaces it.
 """
 
 import os
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -22,15 +19,9 @@ import pandas as pd
 import recording
 from pong.a_better_critic import CRITIC_SETTINGS, Average, Critic
 from pong.keep_a_training_safe import load_model, save_model
-from pong.many_games_at_once import (
-    close,
-    first_scene,
-    make_games,
-    play,
-    reset,
-)
+from pong.many_games_at_once import close, make_games
 from pong.ppo_in_numpy import new_agent
-from pong.set_up import facts, set_up
+from pong.set_up import set_up
 from pong.train_to_win import (
     N_GAMES,
     SETTINGS,
@@ -42,18 +33,15 @@ from pong.train_to_win import (
 from train_to_win import (
     BUILD,
     SEEDS,
-    WEIGHTS,
     game_rows,
     random_model,
     table,
     train_with,
-    write_facts,
 )
 
 N_DECISIONS, EVERY = 250_000, 50_000
 GAMES, FIRST_GAME = 30, 400_000
 AVERAGE_GAMES, FIRST_AVERAGE_GAME = 20, 500_000
-FIRST_FINISHED_GAME = 600_000
 WHEN = (*range(200, 500, 50), *range(500, 900, 100), 1_000, 1_200)
 BOTH = (400, 800, 1_200)  # thousands of decisions, as in the line above
 
@@ -76,17 +64,6 @@ PARTS = {  # what is as in SETTINGS again; seeds with which nothing was chosen
 }
 PARTS_SEEDS = range(265, 275)
 FACTS = {"games": N_GAMES, "settings": CRITIC_SETTINGS}
-FINISH_SEED, WARM_UP = 12, 25  # rollouts that only the critic learns from
-FINISH = CRITIC_SETTINGS | {
-    "decisions": 2_000_000,
-    "learning_rate": 1e-3,
-    "entropy_coef": 0.002,
-    "gae_lambda": 0.9,
-}
-PLAIN_FINISH = SETTINGS | {
-    name: FINISH[name]
-    for name in ("decisions", "learning_rate", "entropy_coef")
-}
 
 
 def start_of(seed):
@@ -255,80 +232,7 @@ def speed():
     recording.save_table("critic-speed", pd.DataFrame(rows).round(1), **FACTS)
 
 
-def critic_of(model, seed):
-    """Return a critic that has watched an agent for a while."""
-    critic, games = Critic(seed), make_games(N_GAMES)
-    scenes = [first_scene(frames) for frames in reset(games, seed)]
-    rng = np.random.default_rng(seed)
-    for _ in range(WARM_UP):
-        past, scenes = play(games, scenes, iter([model]), rng, 128)
-        critic(past, scenes, 1.0)
-    close(games)
-    critic.before = None  # the games that come are others
-    return critic
-
-
-def finish_with(job):
-    """Return the weights and the last mean return of an agent trained further."""
-    name, model = job
-    make_critic, settings = FINISHES[name]
-    path = BUILD / f"finish-{recording.key_of(name, settings)}"
-    if not path.with_suffix(".csv").exists():
-        critic = make_critic(model, FINISH_SEED)
-        run, history = train_with(model, FINISH_SEED, settings, judge=critic)
-        save_model(path, run.agent.model, settings)
-        rows = pd.DataFrame(table(FINISH_SEED, history))
-        recording.write(path.with_suffix(".csv"), rows.to_csv(index=False))
-    rows = pd.read_csv(path.with_suffix(".csv"))
-    return load_model(path), float(rows["mean_return"].iloc[-1])
-
-
-def finished_games(job):
-    """Return rows with new games of an agent."""
-    name, way, model = job
-    rng = np.random.default_rng(0) if way == "sampled" else None
-    results = evaluate(model, 100, rng, FIRST_FINISHED_GAME)
-    print(name, way, results[0].mean(), flush=True)
-    kind = {"agent": name, "actions": way}
-    return game_rows(kind, *results, FIRST_FINISHED_GAME)
-
-
-def finish():
-    """Train the shipped agent further, with a critic and without: compare them."""
-    known = facts("agent")
-    if len(known.get("finished with", ())) != 1:
-        sys.exit("expected an agent that scripts/train_to_win.py finished")
-    BUILD.mkdir(exist_ok=True)
-    before = load_model(WEIGHTS)
-    trained = in_parallel(finish_with, [(name, before) for name in FINISHES])
-    models = {"before": before}
-    models |= {name: model for name, (model, _) in zip(FINISHES, trained)}
-    jobs = [(*m, w) for w in ("sampled", "greedy") for m in models.items()]
-    jobs = [(name, way, model) for name, model, way in jobs]
-    rows = [row for part in in_parallel(finished_games, jobs) for row in part]
-    settings = {name: s for name, (_, s) in FINISHES.items()}
-    recording.save_table("critic-finish", rows, seed=FINISH_SEED, **settings)
-    known["finished with"].append(
-        {
-            "made with": recording.made_with(),
-            "critic": f"it watched {WARM_UP} rollouts before",
-            "seed": FINISH_SEED,
-            "games": N_GAMES,
-            "settings": FINISH,
-            "mean return of the last 50 training games": trained[0][1],
-        }
-    )
-    write_facts(known)
-    save_model(WEIGHTS, models["with the critic"], known)
-
-
-FINISHES = {  # the first one is shipped
-    "with the critic": (critic_of, FINISH),
-    "without a critic": (lambda *_: no_critic(0), PLAIN_FINISH),
-}
-
-
 if __name__ == "__main__":
     set_up("1.0")
-    commands = (pairs, parts, runs, games, average, speed, finish)
+    commands = (pairs, parts, runs, games, average, speed)
     recording.main({command.__name__: command for command in commands})

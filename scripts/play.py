@@ -179,20 +179,14 @@ def weights():
         if not due:
             break
     close(games)
-    shipped()
-
-
-def shipped():
-    """Keep the shipped agent as it is, in the page's own form."""
-    made = facts("agent")
     model = load_model(data_file("agent.safetensors"))
-    save_small("shipped", model, all_decisions(made), made["seed"])
+    save_small("shipped", model, all_decisions(made), seed)
 
 
 def all_decisions(made):
     """Return how many decisions the shipped agent has made in training."""
-    parts = (made, *made.get("finished with", ()))
-    return sum(part["settings"]["decisions"] for part in parts)
+    parts = (made, made.get("finished with"))
+    return sum(part["settings"]["decisions"] for part in parts if part)
 
 
 def save_small(name, model, decisions, seed):
@@ -253,7 +247,6 @@ if __name__ == "__main__":
         {
             "traces": traces,
             "weights": weights,
-            "shipped": shipped,
             "ages": ages,
             "rallies": rallies,
             "two_players": two_players,

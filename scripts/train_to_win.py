@@ -172,14 +172,13 @@ def finish():
         load_model(WEIGHTS), FINISH_SEED, FINISH, "agent-finish"
     )
     mean = round(history[-1]["mean_return"], 2)
-    stage = {
+    known["finished with"] = {
         "made with": recording.made_with(),
         "seed": FINISH_SEED,
         "games": N_GAMES,
         "settings": FINISH,
         "mean return of the last 50 training games": mean,
     }
-    known["finished with"] = [stage]  # there may be one more, with a critic
     write_facts(known)
     save_model(WEIGHTS, run.agent.model, known)
 
