@@ -1,6 +1,6 @@
 """Record the tables of the chapter "What it needs", with the shipped agent.
 
-python scripts/what_it_needs.py erasing variants points
+python scripts/what_it_needs.py erasing variants points openings
 
 It uses as many processes as PONG_JOBS says, or else one for each core.
 """
@@ -15,13 +15,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pandas as pd
 
 from pong.inside_the_agent import watch
-from pong.keep_a_training_safe import load_model
-from pong.set_up import data_file, set_up
+from pong.keep_a_training_safe import load_model, load_small_model
+from pong.set_up import data_file, recorded, set_up
 from pong.what_it_needs import ERASED, VARIANTS, arrival_rows, measure
-from recording import main, save_table
+from recording import ROOT, main, save_table
 
 FIRST_SEED = 200_000
-ERASING_GAMES, VARIANT_GAMES, POINTS_GAMES = 30, 20, 40
+ERASING_GAMES, VARIANT_GAMES, POINTS_GAMES, AGE_GAMES = 30, 20, 40, 20
 FACTS = {"environment": "ALE/Pong-v5", "actions": "greedy"}
 
 
@@ -75,5 +75,38 @@ def points():
     save_table("points", rows, **FACTS, games=POINTS_GAMES)
 
 
+def rallies_of(file, decisions):
+    """Return a row for each rally: balls that the agent met, and if it lost."""
+    model, rows = (
+        load_small_model(ROOT / "content/_extra/play/weights" / file),
+        [],
+    )
+    seeds = [FIRST_SEED + i for i in range(AGE_GAMES)]
+    for seed, game in zip(seeds, watch(model, seeds)):
+        balls = arrival_rows(seed, game.ram)
+        own = balls["player"] == "agent"
+        balls["met"] = own & (balls["missed"] == 0)
+        balls["lost"] = own & (balls["missed"] == 1)
+        ends = balls.groupby(balls["serve"].cumsum())[["met", "lost"]].sum()
+        rows.append(ends.assign(decisions=decisions, seed=seed))
+    return pd.concat(rows)[["decisions", "seed", "met", "lost"]]
+
+
+def openings():
+    """Record how the rallies of an agent end, at several ages."""
+    ages = recorded("ages")
+    rows = pd.concat(share_out(rallies_of, ages["file"], ages["decisions"]))
+    met = rows["met"].clip(upper=3)
+    print(pd.crosstab(rows["decisions"], [rows["lost"], met]))
+    save_table("openings", rows, **FACTS, games=AGE_GAMES)
+
+
 if __name__ == "__main__":
-    main({"erasing": erasing, "variants": variants, "points": points})
+    main(
+        {
+            "erasing": erasing,
+            "variants": variants,
+            "points": points,
+            "openings": openings,
+        }
+    )
