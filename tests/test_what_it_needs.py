@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import pong.what_it_needs as needs
+import what_it_needs as script
 from pong.inside_the_agent import join, make_envs, play_moments, watch
 from pong.keep_a_training_safe import load_model
 from pong.many_games_at_once import find_objects, first_scene
@@ -113,8 +114,7 @@ def test_arrivals_on_made_up_tracks():
 
 def test_arrival_map():
     columns = ["height", "speed", "missed"]
-    rows = [(-2, -8, 1), (19, -6, 0), (20, 0, 1), (163, 2, 1), (100, 7, 1)]
-    rows.append(rows[-1])
+    rows = [(-2, -8, 1), (19, -6, 0), (20, 0, 1), (163, 2, 1), *[(100, 7, 1)] * 2]
     came, missed = needs.arrival_map(pd.DataFrame(rows, columns=columns))
     expected = np.zeros((8, 5), int)
     for place in ((0, 0), (1, 2), (7, 3), (5, 4), (5, 4)):
@@ -140,21 +140,14 @@ def test_recorded_tables_are_complete():
     assert returns[whole["seed"]].tolist() == whole["return"].tolist()
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "seed"),
-    [  # those that are soon over
-        ("erasing", "ball and opponent", 200_000),
-        ("erasing", "motion", 200_010),
-        ("variants", "mode 1, difficulty 2", 200_017),
-    ],
-)
-def test_recorded_games_can_be_played_again(name, kind, seed):
-    """Which also shows that `measure` hides what it should."""
-    table = recorded(name)
-    (row,) = table[(table.iloc[:, 0] == kind) & (table["seed"] == seed)].to_numpy()
-    without = kind if name == "erasing" else "nothing"
-    found = needs.measure(MODEL, [seed], without, **needs.VARIANTS.get(kind, {}))
-    assert np.ravel(found).tolist() == row[2:].tolist()
+def test_recorded_games_can_be_played_again():
+    """Those that are soon over. So `measure` hides what it should."""
+    names, kinds = ("erasing", "variants"), ("motion", "mode 1, difficulty 2")
+    for name, kind, seed in zip(names, kinds, (200_010, 200_017)):
+        rows = recorded(name).to_numpy().tolist()
+        (row,) = [row for row in rows if row[:2] == [kind, seed]]
+        how = {"without": kind} if name == "erasing" else needs.VARIANTS[kind]
+        assert np.ravel(needs.measure(MODEL, [seed], **how)).tolist() == row[2:]
 
 
 def test_recorded_points_are_those_of_the_game():
@@ -167,3 +160,15 @@ def test_recorded_points_are_those_of_the_game():
     assert np.searchsorted(ends, serves).tolist() == list(range(len(ends)))
     losers = rows[rows["missed"] == 1]["player"].tolist()
     assert rows[rows["serve"] == 1]["player"].tolist()[1:] == losers[:-1]
+
+
+def test_what_the_page_says_of_openings(monkeypatch):
+    table = recorded("openings")
+    ends = pd.crosstab(table["decisions"], [table["lost"], table["met"].clip(upper=3)])
+    won, lost = ends[0].iloc[[1, -1]], ends[1].iloc[1:, :2]
+    assert [*won[1], *won.sum(axis=1), *lost.iloc[0]] == [296, 329, 312, 420, 206, 132]
+    assert lost.sum(axis=1).tolist() == [338, 98, 51, 22]
+    monkeypatch.setattr(script, "AGE_GAMES", 1)
+    again = script.rallies_of("1m.safetensors", 1_000_000)
+    same = table.query("decisions == 1_000_000 and seed == 200_000")
+    assert again.to_numpy().tolist() == same.to_numpy().tolist()
