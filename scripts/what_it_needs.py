@@ -76,20 +76,24 @@ def points():
 
 
 def rallies_of(file, decisions):
-    """Return a row for each rally: balls that the agent met, and if it lost."""
-    model, rows = (
-        load_small_model(ROOT / "content/_extra/play/weights" / file),
-        [],
-    )
-    seeds = [FIRST_SEED + i for i in range(AGE_GAMES)]
+    """Return a row for each rally: who was served to, and how it ended.
+
+    met counts balls that the agent met; speed is that of the ball missed.
+    """
+    model = load_small_model(ROOT / "content/_extra/play/weights" / file)
+    seeds, rows = [FIRST_SEED + i for i in range(AGE_GAMES)], []
     for seed, game in zip(seeds, watch(model, seeds)):
         balls = arrival_rows(seed, game.ram)
         own = balls["player"] == "agent"
-        balls["met"] = own & (balls["missed"] == 0)
-        balls["lost"] = own & (balls["missed"] == 1)
-        ends = balls.groupby(balls["serve"].cumsum())[["met", "lost"]].sum()
+        balls["met"] = (own & (balls["missed"] == 0)).astype(int)
+        balls["lost"] = (own & (balls["missed"] == 1)).astype(int)
+        rallies = balls.groupby(balls["serve"].cumsum())
+        ends = rallies[["met", "lost"]].sum()
+        ends.insert(0, "served_to", rallies["player"].first())
+        ends["speed"] = rallies["speed"].last()
         rows.append(ends.assign(decisions=decisions, seed=seed))
-    return pd.concat(rows)[["decisions", "seed", "met", "lost"]]
+    columns = ["decisions", "seed", "served_to", "met", "lost", "speed"]
+    return pd.concat(rows)[columns]
 
 
 def openings():
