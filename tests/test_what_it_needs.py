@@ -125,10 +125,8 @@ def test_arrival_map():
 
 
 def test_recorded_tables_are_complete():
-    for name, kinds, n in (
-        ("erasing", needs.ERASED, 30),
-        ("variants", needs.VARIANTS, 20),
-    ):
+    tables = ("erasing", needs.ERASED, 30), ("variants", needs.VARIANTS, 20)
+    for name, kinds, n in tables:
         pairs = recorded(name).to_numpy()[:, :2].tolist()
         assert pairs == [[kind, 200_000 + k] for kind in kinds for k in range(n)]
     assert facts("variants")["variants"] == needs.VARIANTS
@@ -144,8 +142,7 @@ def test_recorded_games_can_be_played_again():
     """Those that are soon over. So `measure` hides what it should."""
     names, kinds = ("erasing", "variants"), ("motion", "mode 1, difficulty 2")
     for name, kind, seed in zip(names, kinds, (200_010, 200_017)):
-        rows = recorded(name).to_numpy().tolist()
-        (row,) = [row for row in rows if row[:2] == [kind, seed]]
+        row = next(r for r in recorded(name).values.tolist() if r[:2] == [kind, seed])
         how = {"without": kind} if name == "erasing" else needs.VARIANTS[kind]
         assert np.ravel(needs.measure(MODEL, [seed], **how)).tolist() == row[2:]
 
@@ -164,11 +161,14 @@ def test_recorded_points_are_those_of_the_game():
 
 def test_what_the_page_says_of_openings(monkeypatch):
     table = recorded("openings")
-    ends = pd.crosstab(table["decisions"], [table["lost"], table["met"].clip(upper=3)])
-    won, lost = ends[0].iloc[[1, -1]], ends[1].iloc[1:, :2]
-    assert [*won[1], *won.sum(axis=1), *lost.iloc[0]] == [296, 329, 312, 420, 206, 132]
-    assert lost.sum(axis=1).tolist() == [338, 98, 51, 22]
+    won = table.query("lost == 0 and met == 1").groupby("decisions")
+    won = [part.value_counts(["served_to", "speed"]).to_dict() for _, part in won]
+    assert won[0] == {("agent", -8): 191, ("opponent", 8): 105}
+    assert won[-1]["opponent", 8] == 308 and all(w.keys() == won[0].keys() for w in won)
+    lost = table.query("lost == 1 and met < 2 and decisions > 0")
+    lost = lost.value_counts(["decisions", "met"], sort=False).unstack()
+    assert [*lost.iloc[0], *lost.sum(axis=1)] == [206, 132, 338, 98, 51, 22]
     monkeypatch.setattr(script, "AGE_GAMES", 1)
-    again = script.rallies_of("1m.safetensors", 1_000_000)
-    same = table.query("decisions == 1_000_000 and seed == 200_000")
-    assert again.to_numpy().tolist() == same.to_numpy().tolist()
+    again = script.rallies_of("1m.safetensors", 1_000_000).values.tolist()
+    table = table.query("decisions == 1_000_000 and seed == 200_000")
+    assert again == table.values.tolist()
