@@ -168,12 +168,6 @@ def test_internal_links_lead_somewhere(book, soups, config):
                     assert unquote(parts.fragment) in there, (name, link)
 
 
-def test_next_and_previous_walk_the_book(pages):
-    for page, later in zip(PAGES, PAGES[1:]):
-        assert pages[page].select_one("a.right-next")["href"] == f"{later}.html"
-        assert pages[later].select_one("a.left-prev")["href"] == f"{page}.html"
-
-
 def test_every_source_is_cited_and_found_in_the_world(pages):
     """The list has only what is cited."""
     sources = pages["references"].select(".citation")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from socket import socket
 from urllib.request import Request, urlopen
 
 import nbformat
@@ -29,9 +30,11 @@ def test_every_ipynb_and_module_has_its_source():
 
 
 def read(path):
-    """Return the text of a file if it is complete JSON, else an empty one."""
+    """Return the text of a server's file if it is complete and the server listens."""
     text = path.read_text("utf-8")
-    return text if text.rstrip().endswith("}") else ""
+    done = text.rstrip().endswith("}")
+    there = done and not socket().connect_ex(("localhost", json.loads(text)["port"]))
+    return text if there else ""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def lab(tmp_path_factory):
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=root, env=env, **quiet) as process:
         end = time.monotonic() + 120
-        # The file is there before its text is.
+        # The file is there before its text is, and that before the server listens.
         while not (text := "".join(map(read, root.glob("runtime/jpserver-*.json")))):
             if process.poll() is not None or time.monotonic() > end:
                 process.kill()

@@ -131,8 +131,8 @@ def adam_array(w, m, s, g, scale, rate, tiny):
     out = [np.empty_like(w) for _ in range(3)]
     new_w, new_m, new_s = (array.reshape(-1) for array in out)
     w, m, s, g = (array.reshape(-1) for array in (w, m, s, g))
-    for i in range(0, w.size, 65536):
-        k = slice(i, i + 65536)
+    for i in range(0, w.size, 32768):
+        k = slice(i, i + 32768)
         part = g[k] * scale
         new_m[k] = m[k] + np.float32(0.1) * (part - m[k])
         new_s[k] = s[k] + np.float32(0.001) * (part * part - s[k])
