@@ -1,6 +1,6 @@
 """Record what "Train to win" shows.
 
-    python scripts/train_to_win.py runs gauges agent finish evaluation
+    python scripts/train_to_win.py runs agent finish evaluation
     python scripts/train_to_win.py checkpoints games speed
 
 Each command writes a table or weights to content/pong/data/; `games` writes
@@ -11,13 +11,9 @@ what the first page shows to content/images/; `speed` only prints. `agent` and
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy
 
@@ -66,7 +62,6 @@ FINISH = SETTINGS | {
 AGES_SEED, AGES = 1, (100_000, 400_000, 1_000_000)
 BUILD, IMAGES = recording.ROOT / "_build", recording.ROOT / "content/images"
 WEIGHTS = recording.DATA / "agent.safetensors"
-KEPT = Path(tempfile.gettempdir()) / "gauges"  # seeds that are done
 
 
 def table(seed, history, every=50_000, levels=(0, 15)):
@@ -103,47 +98,31 @@ def random_model(seed):
     return initialize_model(np.random.default_rng(seed))
 
 
+def gauges_of(seed, history, decisions=800_000, window=3):
+    """Return the gauges of a training's beginning, averaged."""
+    table = pd.DataFrame(history).drop(columns=["games", "seconds"])
+    table.insert(0, "seed", seed)
+    table = table[table["decisions"] <= decisions]
+    means = table.groupby(table.index // window).mean()
+    return means.astype({"seed": int, "decisions": int})
+
+
 def runs():
-    """Record a training with each of the reference seeds."""
-    rows = []
+    """Record a training with each of the reference seeds, and its gauges."""
+    import resource  # Windows has none
+
+    rows, gauges, peaks = [], [], []
     for seed in SEEDS:
         _, history = train_with(random_model(seed), seed, SETTINGS)
         rows += table(seed, history)
-        print(rows[-1], flush=True)
-    recording.save_table(
-        "reference-runs", rows, seeds=SEEDS, games=N_GAMES, settings=SETTINGS
-    )
-
-
-def gauges_of(seed, decisions=800_000, window=3):
-    """Return a file with the gauges of a training's beginning, averaged."""
-    key = recording.key_of(SETTINGS, decisions, window)
-    path = KEPT / f"{seed}-{key}.csv"
-    if not path.exists():
-        games, rows = make_games(N_GAMES), []
-        start = new_run(new_agent(random_model(seed)), seed)
-        for _, row in training(games, start, seed, SETTINGS):
-            rows.append({"seed": seed, **row})
-            if row["decisions"] >= decisions:
-                break
-        close(games)
-        table = pd.DataFrame(rows).drop(columns="games")
-        means = table.groupby(table.index // window).mean()
-        means = means.astype({"seed": int, "decisions": int})
-        recording.write(path, means.to_csv(index=False, float_format="%.4g"))
-    return path
-
-
-def gauges():
-    """Record the gauges of the reference seeds' first 800,000 decisions."""
-    KEPT.mkdir(exist_ok=True)
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(2, spawn, set_up, ("1.0",)) as pool:
-        table = pd.concat(map(pd.read_csv, pool.map(gauges_of, SEEDS)))
-    facts = {"seeds": SEEDS, "games": N_GAMES, "settings": SETTINGS}
-    facts["decisions"] = int(table["decisions"].max())
-    recording.save_table("gauges", table, **facts)
-    shutil.rmtree(KEPT)
+        gauges.append(gauges_of(seed, history).round(6))
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        peaks.append(usage.ru_maxrss // 1024)
+        print(rows[-1], peaks[-1], flush=True)
+    made = {"seeds": SEEDS, "games": N_GAMES, "settings": SETTINGS}
+    memory = {"peak memory after each seed (MB)": peaks}
+    recording.save_table("reference-runs", rows, **made, **memory)
+    recording.save_table("gauges", pd.concat(gauges), **made)
 
 
 def save_agent(model, **more):
@@ -318,7 +297,6 @@ COMMANDS = {
     command.__name__: command
     for command in (
         runs,
-        gauges,
         agent,
         finish,
         evaluation,

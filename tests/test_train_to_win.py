@@ -1,9 +1,9 @@
 """The functions of "Train to win", and what is recorded for it."""
 
+import itertools
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.testing import assert_equal
 from scipy import sparse
@@ -146,13 +146,16 @@ def test_shipped_agent_wins_the_recorded_games():
     assert facts("agent")["mean return of 100 games"] == means.to_dict()
 
 
-def test_training_does_what_the_recorded_runs_did(tmp_path, monkeypatch):
+def test_training_does_what_the_recorded_runs_did():
     """Train another seed for 30 rollouts, as the bands were recorded.
 
     After fewer of them, an agent that learns nothing would be too close to the bands.
     """
-    monkeypatch.setattr(script, "KEPT", tmp_path)
-    mine = pd.read_csv(script.gauges_of(2026, 30 * 4096))
+    run = ttw.new_run(new_agent(script.random_model(2026)), 2026)
+    rollouts = ttw.training(games := make_games(32), run, 2026, ttw.SETTINGS)
+    history = [row | {"seconds": 0} for _, row in itertools.islice(rollouts, 30)]
+    close(games)
+    mine = script.gauges_of(2026, history)
     assert mine["seed"].unique() == [2026]
     bands = recorded("gauges")
     assert sorted(bands["seed"].unique()) == list(script.SEEDS)
