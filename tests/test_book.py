@@ -266,16 +266,6 @@ def test_every_page_tells_what_it_is(book, pages, config):
     assert set(re.findall(r"<loc>(.*?)</loc>", sitemap)) == addresses
 
 
-def test_logo_and_icon_are_our_own(book, pages):
-    for soup in pages.values():
-        icon = soup.head.find("link", rel="icon")["href"]
-        logo = soup.select_one("a.navbar-brand img")
-        assert "Pong from pixels" in logo["alt"]
-        for link, name in ((icon, "favicon.svg"), (logo["src"], "logo.svg")):
-            source = CONTENT / "images" / name
-            assert (book.html / link).read_bytes() == source.read_bytes()
-
-
 def test_scripts_wait_until_the_page_is_there(pages):
     """The search index, on the search page, does not."""
     for page, soup in pages.items():

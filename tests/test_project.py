@@ -125,6 +125,7 @@ TOGETHER = [
     ("ablations", "longer", "strokes", "critic-pairs", "critic-parts"),
     ("critic-average", "critic-runs", "critic-games", "critic-speed"),
     ("erasing", "variants"),
+    ("reference-runs", "gauges"),
     ("evaluation", "ages", "rallies"),
 ]
 
