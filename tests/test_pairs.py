@@ -33,8 +33,9 @@ def read(path):
     """Return the text of a server's file if it is complete and the server listens."""
     text = path.read_text("utf-8")
     done = text.rstrip().endswith("}")
-    there = done and not socket().connect_ex(("localhost", json.loads(text)["port"]))
-    return text if there else ""
+    with socket() as door:
+        closed = done and door.connect_ex(("localhost", json.loads(text)["port"]))
+    return text if done and not closed else ""
 
 
 @pytest.fixture(scope="module")
