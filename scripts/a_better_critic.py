@@ -2,9 +2,9 @@
 
     python scripts/a_better_critic.py pairs parts runs games average speed
 
-`speed` counts seconds and wants the computer for itself. The others train an agent
-on each core and count decisions, so the computer may do other things.
-`runs` leaves its agents in _build for `games`, and goes on where it was stopped.
+`runs` and `speed` count seconds and want the computer for themselves. The others train
+an agent on each core and count decisions, so the computer may do other things.
+`runs` takes an hour, and leaves its agents in _build for `games`.
 """
 
 import os
@@ -34,6 +34,7 @@ from train_to_win import (
     BUILD,
     SEEDS,
     game_rows,
+    gauges_of,
     random_model,
     table,
     train_with,
@@ -114,19 +115,6 @@ def part_of(seed):
     return BUILD / f"critic-{recording.key_of(CRITIC_SETTINGS)}-{seed}"
 
 
-def run_with(seed):
-    """Return the rows of a whole training, unless they are there already."""
-    part = part_of(seed).with_suffix(".csv")
-    if not part.exists():
-        run, history = train_with(
-            random_model(seed), seed, CRITIC_SETTINGS, judge=Critic(seed)
-        )
-        save_model(part_of(seed), run.agent.model, FACTS)
-        rows = pd.DataFrame(table(seed, history, levels=(0, 10, 15, 18)))
-        recording.write(part, rows.to_csv(index=False))
-    return pd.read_csv(part)
-
-
 def in_parallel(function, jobs):
     """Return the results of a function, with a process for each core."""
     spawn = get_context("spawn")
@@ -135,12 +123,25 @@ def in_parallel(function, jobs):
 
 
 def runs():
-    """Record a whole training with each of the reference seeds."""
+    """Record a whole training with each of the reference seeds, one at a time."""
+    import resource  # Windows has none
+
     BUILD.mkdir(exist_ok=True)
-    rows = pd.concat(in_parallel(run_with, SEEDS)).drop(columns="seconds")
-    recording.save_table("critic-runs", rows, seeds=SEEDS, **FACTS)
-    for seed in SEEDS:  # the next recording begins anew
-        part_of(seed).with_suffix(".csv").unlink()
+    rows, gauges, peaks = [], [], []
+    for seed in SEEDS:
+        run, history = train_with(
+            random_model(seed), seed, CRITIC_SETTINGS, judge=Critic(seed)
+        )
+        save_model(part_of(seed), run.agent.model, FACTS)
+        rows += table(seed, history, levels=(0, 10, 15, 18))
+        gauges.append(gauges_of(seed, history).round(6))
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        peaks.append(usage.ru_maxrss // 1024)
+        print(rows[-1], peaks[-1], flush=True)
+    made = {"seeds": SEEDS, **FACTS}
+    memory = {"peak memory after each seed (MB)": peaks}
+    recording.save_table("critic-runs", rows, **made, **memory)
+    recording.save_table("critic-gauges", pd.concat(gauges), **made)
 
 
 def games_of(seed):
