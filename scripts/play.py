@@ -170,7 +170,7 @@ def weights():
         "untrained", {name: w.copy() for name, w in model.items()}, 0, seed
     )
     due = dict(AGES)
-    start = new_run(new_agent(model), seed)
+    start = new_run(new_agent(model), seed, critic=False)
     for run, _ in training(games, start, seed, settings):
         name = next(iter(due))
         if run.decisions >= due[name]:

@@ -29,7 +29,7 @@ def early_model():
     """Return the weights of an agent that has just begun to learn."""
     settings = facts("agent")["settings"] | {"decisions": 3_500_000}
     rng = np.random.default_rng(EARLY["seed"])
-    start = new_run(new_agent(initialize_model(rng)), EARLY["seed"])
+    start = new_run(new_agent(initialize_model(rng)), EARLY["seed"], False)
     for run, _ in training(make_games(32), start, EARLY["seed"], settings):
         if run.decisions >= EARLY["decisions"]:
             return run.agent.model

@@ -25,7 +25,7 @@ from pong.pong_from_pixels import (
     rmsprop_step,
 )
 from pong.ppo_in_numpy import new_agent
-from pong.train_to_win import N_GAMES, SETTINGS, new_run, training
+from pong.train_to_win import N_GAMES, PLAIN, new_run, training
 from recording import DATA, main, save_table
 
 SEEDS, DECISIONS = (1, 2, 3, 4, 5), 250_000
@@ -74,7 +74,7 @@ def train_game_by_game(n_workers, max_seconds, seed):
 def run_training(settings, n_players, seed, max_seconds=np.inf):
     """Return the rows of a training; 0 players: a single process."""
     model = initialize_model(np.random.default_rng(seed))
-    run, games, players = new_run(new_agent(model), seed), [], []
+    run, games, players = new_run(new_agent(model), seed, False), [], []
     if n_players:
         players = chapter.start_players(n_players, N_GAMES, seed, settings)
         batches = chapter.training_on_ray(players, run, settings, n_players)
@@ -119,7 +119,7 @@ def scale_out():
     The table of 2026-11-25 has two columns more, which the page doesn't use:
     the version of this program that wrote it also counted bytes.
     """
-    settings = SETTINGS | {"decisions": 2_000_000, "max_staleness": 0}
+    settings = PLAIN | {"decisions": 2_000_000, "max_staleness": 0}
     ahead = settings | {"max_staleness": 1}
     kinds = {
         "one process": (settings, 0),

@@ -1,11 +1,13 @@
 """Record what "Train to win" shows.
 
-    python scripts/train_to_win.py runs agent finish evaluation
-    python scripts/train_to_win.py checkpoints games speed
+    python scripts/train_to_win.py runs critic_games plain
+    python scripts/train_to_win.py agent finish evaluation games speed
 
 Each command writes a table or weights to content/pong/data/; `games` writes
-what the first page shows to content/images/; `speed` only prints. `agent` and
-`finish` take an hour, keep checkpoints in _build, and go on from them.
+what the first page shows to content/images/; `speed` only prints. `runs` takes
+an hour, as does `plain` (the same without a critic). So do `agent` and `finish`
+together, which keep checkpoints in _build and go on from them. `runs` leaves
+its agents in _build for `critic_games`.
 """
 
 import itertools
@@ -26,10 +28,8 @@ from PIL import Image
 import recording
 from pong.keep_a_training_safe import (
     load_model,
-    load_small_model,
     open_checkpoints,
     save_model,
-    save_small_model,
 )
 from pong.many_games_at_once import (
     close,
@@ -42,29 +42,30 @@ from pong.ppo_in_numpy import new_agent
 from pong.set_up import facts, set_up
 from pong.train_to_win import (
     N_GAMES,
+    PLAIN,
     SETTINGS,
     evaluate,
     new_run,
     record_game,
     summary,
     train,
-    training,
 )
 
 SEEDS = (1, 2, 3, 4, 5)
-AGENT_SEED, AGENT = 2, SETTINGS | {"decisions": 4_000_000}
+# The shipped agent was trained before there was a critic.
+AGENT_SEED, AGENT = 2, PLAIN | {"decisions": 4_000_000}
 FINISH_SEED = 11
-FINISH = SETTINGS | {
+FINISH = PLAIN | {
     "decisions": 3_000_000,
     "learning_rate": 1e-3,
     "entropy_coef": 0.002,
 }
-AGES_SEED, AGES = 1, (100_000, 400_000, 1_000_000)
+CRITIC_GAMES, FIRST_CRITIC_GAME = 30, 400_000
 BUILD, IMAGES = recording.ROOT / "_build", recording.ROOT / "content/images"
 WEIGHTS = recording.DATA / "agent.safetensors"
 
 
-def table(seed, history, every=50_000, levels=(0, 15)):
+def table(seed, history, every=50_000, levels=(0, 10, 15, 18)):
     """Return a row every so many decisions, and when levels are reached."""
     rows, due = [], 0
     for row in history:
@@ -80,15 +81,13 @@ def table(seed, history, every=50_000, levels=(0, 15)):
     return rows
 
 
-def train_with(model, seed, settings, folder=None, **judge):
+def train_with(model, seed, settings, critic=True, folder=None):
     """Return the run and the history of a training, perhaps kept in _build."""
-    start = new_run(new_agent(model), seed)
+    start = new_run(new_agent(model), seed, critic)
     made_with = settings | {"seed": seed, "games": N_GAMES}
     games, folder = make_games(N_GAMES), folder and BUILD / folder
     with open_checkpoints(folder, start, made_with) as (run, history, save):
-        run, history = train(
-            games, run, seed, settings, np.inf, history, save, **judge
-        )
+        run, history = train(games, run, seed, settings, np.inf, history, save)
     close(games)
     return run, history
 
@@ -107,22 +106,52 @@ def gauges_of(seed, history, decisions=800_000, window=3):
     return means.astype({"seed": int, "decisions": int})
 
 
-def runs():
-    """Record a training with each of the reference seeds, and its gauges."""
+def record_runs(name, settings, critic):
+    """Record a training with each of the reference seeds; return its gauges."""
     import resource  # Windows has none
 
+    BUILD.mkdir(exist_ok=True)
     rows, gauges, peaks = [], [], []
+    made = {"seeds": SEEDS, "games": N_GAMES, "settings": settings}
     for seed in SEEDS:
-        _, history = train_with(random_model(seed), seed, SETTINGS)
+        model = random_model(seed)
+        run, history = train_with(model, seed, settings, critic)
+        save_model(BUILD / f"{name}-{seed}", run.agent.model, made)
         rows += table(seed, history)
         gauges.append(gauges_of(seed, history).round(6))
         usage = resource.getrusage(resource.RUSAGE_SELF)
         peaks.append(usage.ru_maxrss // 1024)
         print(rows[-1], peaks[-1], flush=True)
-    made = {"seeds": SEEDS, "games": N_GAMES, "settings": SETTINGS}
     memory = {"peak memory after each seed (MB)": peaks}
-    recording.save_table("reference-runs", rows, **made, **memory)
-    recording.save_table("gauges", pd.concat(gauges), **made)
+    recording.save_table(name, rows, **made, **memory)
+    return pd.concat(gauges), made
+
+
+def runs():
+    """Record the trainings with which readers compare theirs."""
+    gauges, made = record_runs("reference-runs", SETTINGS, critic=True)
+    recording.save_table("gauges", gauges, **made)
+
+
+def plain():
+    """Record the same without a critic."""
+    record_runs("plain-runs", PLAIN, critic=False)
+
+
+def critic_games():
+    """Record new games of the agents that `runs` has left."""
+    rows = []
+    for seed in SEEDS:
+        model = load_model(BUILD / f"reference-runs-{seed}")
+        for way, rng in (
+            ("sampled", np.random.default_rng(0)),
+            ("greedy", None),
+        ):
+            results = evaluate(model, CRITIC_GAMES, rng, FIRST_CRITIC_GAME)
+            kind = {"agent": seed, "actions": way}
+            rows += game_rows(kind, *results, FIRST_CRITIC_GAME)
+            print(seed, way, results[0].mean(), flush=True)
+    recording.save_table("critic-games", rows, environment="ALE/Pong-v5")
 
 
 def save_agent(model, **more):
@@ -134,7 +163,7 @@ def save_agent(model, **more):
 def agent():
     """Train the agent that is shipped: longer than a reader would wait."""
     run, history = train_with(
-        random_model(AGENT_SEED), AGENT_SEED, AGENT, "agent"
+        random_model(AGENT_SEED), AGENT_SEED, AGENT, False, "agent"
     )
     mean = {str(AGENT_SEED): round(history[-1]["mean_return"], 2)}
     name = "mean return of the last 50 training games, by seed"
@@ -148,7 +177,7 @@ def finish():
     if "finished with" in known:
         sys.exit("this agent is finished; `agent` trains one from the start")
     run, history = train_with(
-        load_model(WEIGHTS), FINISH_SEED, FINISH, "agent-finish"
+        load_model(WEIGHTS), FINISH_SEED, FINISH, False, "agent-finish"
     )
     mean = round(history[-1]["mean_return"], 2)
     known["finished with"] = {
@@ -187,29 +216,6 @@ def game_rows(kind, returns, decisions, first_seed=100_000):
         | {"seed": first_seed + i, "return": int(total), "decisions": int(n)}
         for i, (total, n) in enumerate(zip(returns, decisions))
     ]
-
-
-def checkpoints():
-    """Record weights from the course of a reference run, and their games."""
-    model, ages, rows = random_model(AGES_SEED), list(AGES), []
-    models = {"untrained": model}
-    games, start = make_games(N_GAMES), new_run(new_agent(model), AGES_SEED)
-    for run, row in training(games, start, AGES_SEED, SETTINGS):
-        if ages and row["decisions"] >= ages[0]:
-            models[f"{ages.pop(0)}"] = run.agent.model
-    close(games)
-    models["end"] = run.agent.model
-    for name, model in models.items():
-        path = recording.DATA / f"checkpoint-{name}.safetensors"
-        made = {"seed": AGES_SEED, "settings": SETTINGS, "decisions": name}
-        save_small_model(path, model, made)
-        rng = np.random.default_rng(0)
-        returns, decisions = evaluate(load_small_model(path), 30, rng)
-        print(name, summary(returns, rng), flush=True)
-        rows += game_rows({"checkpoint": name}, returns, decisions)
-    recording.save_table(
-        "checkpoints", rows, seed=AGES_SEED, settings=SETTINGS
-    )
 
 
 def speed():
@@ -297,12 +303,13 @@ COMMANDS = {
     command.__name__: command
     for command in (
         runs,
+        critic_games,
+        plain,
         agent,
         finish,
         evaluation,
         games,
         speed,
-        checkpoints,
     )
 }
 

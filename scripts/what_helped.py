@@ -1,23 +1,21 @@
 """Record what "What helped" shows.
 
-    python scripts/what_helped.py ablations longer strokes   (in .venv)
-    python scripts/what_helped.py comparison                 (in .venv/peers)
-    python scripts/what_helped.py bench                      (in .venv/peers)
+    python scripts/what_helped.py ablations    (in .venv)
+    python scripts/what_helped.py comparison   (in .venv/peers)
+    python scripts/what_helped.py bench        (in .venv/peers)
 
 `ablations` trains each variant with each seed, one training per core, which
 takes hours. It keeps what is complete, so it can be stopped and goes on, and
-`ablations_so_far` writes the table of the variants that are complete. `longer`
-trains some of the pairs twice as long. The figures count decisions, so the
-computer may do other things. `strokes` watches the agents that `ablations`
-leaves behind. `comparison` counts seconds (MINUTES for each training) and wants
-a computer that does nothing else; `bench` does the same and writes nothing.
+`ablations_so_far` writes the table of the variants that are complete. The
+figures count decisions, so the computer may do other things. `comparison`
+counts seconds (MINUTES for each training) and wants a computer that does
+nothing else; `bench` does the same and writes nothing.
 """
 
 import json
 import os
 import tempfile
 import time
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from multiprocessing import get_context
@@ -33,8 +31,6 @@ import numpy as np
 import pandas as pd
 from ale_py.vector_env import AtariVectorEnv
 
-from pong.inside_the_agent import watch
-from pong.keep_a_training_safe import load_model, save_model
 from pong.many_games_at_once import close, initialize_model, make_games
 from pong.pong_from_pixels import (
     episode_gradient,
@@ -44,9 +40,14 @@ from pong.pong_from_pixels import (
     rmsprop_step,
 )
 from pong.ppo_in_numpy import new_agent
-from pong.train_to_win import N_GAMES, SETTINGS, evaluate, new_run, train
+from pong.train_to_win import (
+    N_GAMES,
+    PLAIN,
+    SETTINGS,
+    new_run,
+    train,
+)
 from pong.what_helped import VARIANTS, count_points
-from pong.what_it_needs import arrivals
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 gym.register_envs(ale_py)
@@ -57,7 +58,7 @@ gym.register_envs(ale_py)
 # Fewer, and shorter: SEEDS=4 DECISIONS=150000 python scripts/what_helped.py ablations
 FIRST_SEED, SEEDS = 31, int(os.environ.get("SEEDS", "20"))
 SEEDS_OF = {
-    "the agent of the book": range(0, 20),
+    "the plain agent": range(0, 20),
     "no third action": range(0, 20),
     "three parts less": range(10, 20),
     "button held down": range(10, 20),
@@ -65,16 +66,13 @@ SEEDS_OF = {
     "no clipping": range(0, 4),
 }
 N_DECISIONS = int(os.environ.get("DECISIONS", "250000"))
-FIRST_GAME, STROKES_GAMES = 300_000, 20
-# What is true of a beginning need not stay true: some pairs are trained for longer.
-LONGER, LONGER_SEEDS = 500_000, range(31, 31 + min(SEEDS, 6))
 COMPARISON_SEEDS = (1, 2, 3)
 MINUTES = float(os.environ.get("MINUTES", "10"))
 
 
 def parts_folder():
     """Return the folder of what is complete, a new one for new settings."""
-    name = f"pong-ablations-{key_of(SETTINGS, N_DECISIONS, N_GAMES)}"
+    name = f"pong-ablations-{key_of(PLAIN, N_DECISIONS, N_GAMES)}"
     folder = Path(os.environ.get("PONG_ABLATIONS", tempfile.gettempdir()))
     (folder / name).mkdir(parents=True, exist_ok=True)
     return folder / name
@@ -86,12 +84,10 @@ def part_name(variant, seed):
 
 
 def record_ablation(variant, seed):
-    """Train a variant, unless that is done, and keep its rows and weights."""
+    """Train a variant, unless that is done, and keep its rows."""
     path = parts_folder() / part_name(variant, seed)
     if not path.with_suffix(".json").exists():
-        rows, model = count_points(variant, seed, SETTINGS, N_DECISIONS)
-        facts = {"variant": variant, "seed": seed}
-        save_model(path.with_suffix(".safetensors"), model, facts)
+        rows = count_points(variant, seed, PLAIN, N_DECISIONS)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(rows), encoding="utf-8")
         partial.replace(path.with_suffix(".json"))
@@ -137,79 +133,9 @@ def ablations_so_far():
         path.stat().st_mtime for path in parts_folder().glob("[0-9]*.json")
     ]
     days = {time.strftime("%Y-%m-%d", time.localtime(t)) for t in ended}
-    facts = {"decisions": N_DECISIONS, "settings": SETTINGS}
+    facts = {"decisions": N_DECISIONS, "settings": PLAIN}
     save_table("ablations", rows, trained=sorted(days), **facts)
     print("not complete:", *missing, sep="\n  ")
-
-
-def record_longer(variant, seed):
-    """Train a variant for longer, let it play greedily, and return the rows."""
-    path = parts_folder() / f"longer-{LONGER}-{part_name(variant, seed)}.json"
-    if not path.exists():
-        rows, model = count_points(variant, seed, SETTINGS, LONGER)
-        returns, _ = evaluate(model, STROKES_GAMES, first_seed=FIRST_GAME)
-        rows[-1]["greedy"] = float(returns.mean())
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(rows), encoding="utf-8")
-        partial.replace(path)
-    print("longer:", variant, seed, flush=True)
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def longer():
-    """Record longer trainings of the book's agent and of one with more entropy."""
-    variants = ("the agent of the book", "more entropy")
-    jobs = [(variant, seed) for seed in LONGER_SEEDS for variant in variants]
-    context = get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        parts = pool.map(record_longer, *zip(*jobs))
-        rows = [row for part in parts for row in part]
-    save_table(
-        "longer",
-        rows,
-        decisions=LONGER,
-        games=STROKES_GAMES,
-        settings=SETTINGS,
-    )
-
-
-def strokes_of(seed):
-    """Return the balls that came to the book's agent and to its opponent."""
-    name = part_name(next(iter(VARIANTS)), seed)
-    model = load_model(parts_folder() / f"{name}.safetensors")
-    balls, missed, total = Counter(), Counter(), 0.0
-    for first in range(FIRST_GAME, FIRST_GAME + STROKES_GAMES, 10):
-        for game in watch(model, list(range(first, first + 10))):
-            total += float(game.rewards.sum())
-            for ball in arrivals(game.ram):
-                kind = (ball.player, ball.serve, abs(ball.speed))
-                balls[kind] += 1
-                missed[kind] += ball.missed
-    mean = round(total / STROKES_GAMES, 2)
-    columns = ("seed", "mean_return", "player", "serve", "speed", "balls")
-    return [
-        dict(zip(columns, (seed, mean, *kind, balls[kind])))
-        | {"missed": missed[kind]}
-        for kind in sorted(balls)
-    ]
-
-
-def strokes():
-    """Record which balls the baseline's agents play, and which they miss."""
-    seeds = seeds_of(next(iter(VARIANTS)))[:10]
-    context = get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        rows = [row for part in pool.map(strokes_of, seeds) for row in part]
-    save_table(
-        "strokes",
-        rows,
-        environment="ALE/Pong-v5",
-        actions="greedy",
-        decisions=N_DECISIONS,
-        games=STROKES_GAMES,
-        seeds=seeds,
-        settings=SETTINGS,
-    )
 
 
 def ours(seconds, seed):
@@ -414,8 +340,6 @@ if __name__ == "__main__":
     commands = (
         ablations,
         ablations_so_far,
-        longer,
-        strokes,
         bench,
         comparison,
     )

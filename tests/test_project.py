@@ -122,10 +122,9 @@ def test_wheel_holds_the_package_and_its_data(tmp_path):
 
 # What a page sets side by side.
 TOGETHER = [
-    ("ablations", "longer", "strokes", "critic-pairs", "critic-parts"),
-    ("critic-average", "critic-runs", "critic-games", "critic-speed"),
+    ("ablations", "critic-pairs", "critic-parts", "critic-average"),
     ("erasing", "variants"),
-    ("reference-runs", "gauges"),
+    ("reference-runs", "gauges", "plain-runs", "critic-games", "critic-speed"),
     ("evaluation", "ages", "rallies"),
 ]
 

@@ -47,17 +47,21 @@ def games():
 # The loop
 
 
-def test_learning_goes_on_while_the_next_rollout_is_played(games):
+def test_learning_goes_on_while_the_next_rollout_is_played(games, monkeypatch):
     """The weights are those of a plain loop, and exchanged at fixed moments."""
     pasts = []
 
-    def judge(past, scenes, remaining):
-        assert len(scenes) == 2 and remaining == 1 - len(pasts) / 3
-        pasts.append(past._replace(values=past.values + 1))
-        return pasts[-1]
+    class Judge(ttw.Critic):
+        def __call__(self, past, scenes, remaining):
+            assert len(scenes) == 2 and remaining == 1 - len(pasts) / 3
+            super().__call__(past, scenes, remaining)
+            pasts.append(past._replace(values=past.values + 1))
+            return pasts[-1]
 
+    monkeypatch.setattr(ttw, "Critic", Judge)
     start = ttw.new_run(small_agent(1), 1)
-    runs = list(ttw.training(games, start, 1, TINY, judge))
+    runs = list(ttw.training(games, start, 1, TINY))
+    assert [run.critic.n_updates for run, _ in runs] == [128, 256, 384]
     rng = np.random.default_rng([1, 1])
     for n, (run, row) in enumerate(runs[1:]):
         agents, now = [runs[n][0].agent], ttw.anneal(TINY, 1 - n / 3)
@@ -77,7 +81,8 @@ def test_learning_goes_on_while_the_next_rollout_is_played(games):
 
 
 def test_anneal_lowers_two_settings():
-    kept = {n: ttw.SETTINGS[n] for n in ("clip_coef", "value_coef", "max_grad_norm")}
+    names = "clip_coef", "value_coef", "max_grad_norm", "faster"
+    kept = {n: ttw.SETTINGS[n] for n in names}
     for left in (1.0, 0.25, 0.0):
         lowered = {n: ttw.SETTINGS[n] * left for n in ("learning_rate", "entropy_coef")}
         assert ttw.anneal(ttw.SETTINGS, left) == kept | lowered
@@ -127,6 +132,11 @@ def test_same_seed_gives_the_same_training(games, capsys):
     assert history[1]["first_kl"] < 1e-6 < history[2]["first_kl"]
     # It ends when its time is over, too, which the progress bar knows.
     assert "100%" in capsys.readouterr().err
+    assert_equal(run.critic, again.critic)
+    plain, _ = ttw.train(games, ttw.new_run(start, 3, critic=False), 3, TINY)
+    assert plain.critic is None
+    assert (plain.agent.model["W1"] != run.agent.model["W1"]).any()
+    capsys.readouterr()
     run, long = ttw.new_run(start, 0), TINY | {"decisions": 10**9}
     _, history = ttw.train(games, run, 0, long, max_seconds=1e-9)
     assert len(history) == 1

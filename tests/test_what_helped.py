@@ -10,18 +10,19 @@ from ale_py.vector_env import AtariVectorEnv
 
 import pong.what_helped as helped
 import what_helped as script
-from pong.many_games_at_once import forward, initialize_model
+from pong.many_games_at_once import close, forward, initialize_model, make_games
+from pong.ppo_in_numpy import new_agent
 from pong.set_up import recorded
-from pong.train_to_win import SETTINGS, bootstrap_interval
+from pong.train_to_win import PLAIN, SETTINGS, bootstrap_interval, new_run, training
 from pong.what_helped import VARIANTS, compare
 
 
 def test_each_variant_takes_away_what_it_says():
-    """Without a change it is the agent of the book: the page prints that."""
+    """Without a change it is the plain agent: the page prints that."""
     found = {}
     for name, (changed, functions) in VARIANTS.items():
-        assert set(changed) <= set(SETTINGS)
-        settings = SETTINGS | {"n_steps": 16} | changed
+        assert set(changed) <= set(PLAIN)
+        settings = PLAIN | {"n_steps": 16} | changed
         run = helped.variant_training(1, settings, **functions, n_games=4)
         agent, experience = [next(run) for _ in range(2)][-1]
         run.close()
@@ -41,6 +42,24 @@ def test_each_variant_takes_away_what_it_says():
     assert not any(all(map(np.array_equal, other, baseline)) for other in others)
 
 
+def test_with_the_critic_it_is_the_agent_of_train_to_win():
+    settings = SETTINGS | {"n_steps": 32}
+    games, start = (
+        make_games(4),
+        new_run(new_agent(initialize_model(np.random.default_rng(1))), 1),
+    )
+    book = training(games, start, 1, settings)
+    variant = helped.variant_training(1, settings, critic=True, n_games=4)
+    for _ in range(3):
+        (run, _), (agent, experience) = next(book), next(variant)
+        assert abs(experience.values).max() < 1  # the critic's
+    variant.close()
+    close(games)
+    for name, weights in run.agent.model.items():
+        assert not np.array_equal(weights, start.agent.model[name])
+        assert np.allclose(weights, agent.model[name], atol=1e-3)
+
+
 def test_the_button_is_held_down(monkeypatch):
     """Not one action goes to the games without it, and all three go there."""
     sent, send = [], AtariVectorEnv.send
@@ -48,9 +67,9 @@ def test_the_button_is_held_down(monkeypatch):
         AtariVectorEnv, "send", lambda *a: (sent.append(a[1]), send(*a))[1]
     )
     found = []
-    for name in ("the agent of the book", "button held down"):
+    for name in ("the plain agent", "button held down"):
         functions = VARIANTS[name][1]
-        run = helped.variant_training(1, SETTINGS, **functions, n_games=4)
+        run = helped.variant_training(1, PLAIN, **functions, n_games=4)
         actions = next(run)[1].actions
         run.close()
         found.append([{*np.array(sent)[actions == k].tolist()} for k in range(3)])
@@ -63,7 +82,7 @@ def test_points_are_counted_by_part(monkeypatch):
     models, closed = iter(range(9)), []
 
     def training(seed, settings, **functions):
-        assert (seed, settings) == (7, SETTINGS | {"epochs": 1})
+        assert (seed, settings) == (7, PLAIN | {"epochs": 1})
         try:
             for model, r in zip(models, rewards):
                 experience = SimpleNamespace(actions=r, rewards=r)
@@ -72,12 +91,12 @@ def test_points_are_counted_by_part(monkeypatch):
             closed.append(functions)
 
     monkeypatch.setattr(helped, "variant_training", training)
-    rows, model = helped.count_points("1 epoch", 7, SETTINGS, 200, every=70, n_games=8)
+    rows = helped.count_points("1 epoch", 7, PLAIN, 200, every=70, n_games=8)
     assert [row.pop("decisions") for row in rows] == [80, 160]
     for row, part in zip(rows, (rewards[:2], rewards[2:4])):
         won, lost = (part == 1).sum(), (part == -1).sum()
         assert row == {"variant": "1 epoch", "seed": 7, "won": won, "lost": lost}
-    assert model == 4 and closed == [{"n_games": 8}]
+    assert next(models) == 5 and closed == [{"n_games": 8}]
 
 
 def test_compare_uses_only_pairs_and_says_what_is_known():
@@ -97,8 +116,7 @@ def test_compare_uses_only_pairs_and_says_what_is_known():
 
 
 def test_ablations_go_on_and_count_what_is_complete(monkeypatch, tmp_path):
-    model = initialize_model(np.random.default_rng(0), n_hidden=1)
-    count = Mock(side_effect=lambda name, seed, *_: ([{name: seed}], model))
+    count = Mock(side_effect=lambda name, seed, *_: [{name: seed}])
     monkeypatch.setenv("PONG_ABLATIONS", str(tmp_path))
     monkeypatch.setattr(script, "count_points", count)
     monkeypatch.setattr(script, "SEEDS", 2)
@@ -111,7 +129,7 @@ def test_ablations_go_on_and_count_what_is_complete(monkeypatch, tmp_path):
     assert rows == [{first: 31}, {first: 32}]
     assert missing == [second, *others]
     before = script.parts_folder()
-    monkeypatch.setattr(script, "SETTINGS", SETTINGS | {"gamma": 0.5})
+    monkeypatch.setattr(script, "PLAIN", PLAIN | {"gamma": 0.5})
     assert script.parts_folder() != before  # other settings begin anew
 
 
@@ -145,7 +163,7 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
     few = parts[parts["seeds"] == 4]
     assert list(few.index) == ["1 epoch", "no clipping"]
     assert (few["effect"] == "less").all()
-    baseline = ends.loc[31:34, "the agent of the book"].mean()
+    baseline = ends.loc[31:34, "the plain agent"].mean()
     assert (few["mean"] < baseline / 2).all()
     assert parts.loc["more entropy", ["seeds", "effect"]].tolist() == [10, "less"]
     parts = parts[parts["seeds"] >= 10].drop("more entropy")
@@ -153,7 +171,7 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
     assert parts.loc["three parts less", "difference"] == pytest.approx(0, abs=0.01)
     assert parts.loc["discount: γ = 0.99", "difference"] > 0
     assert parts.loc["learn, then play", "difference"] > 0
-    stay = ends["no third action"] - ends["the agent of the book"]
+    stay = ends["no third action"] - ends["the plain agent"]
     rng = np.random.default_rng(0)
     for seeds, mean in ((range(31, 41), 0.090), (range(41, 51), -0.005)):
         low, high = bootstrap_interval(stay.loc[seeds].to_numpy(), rng)
@@ -172,7 +190,7 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
 def test_what_the_page_says_of_the_button(ablations):
     share = ablations.assign(share=ablations["won"] / ablations["points"])
     share = share.set_index(["decisions", "seed", "variant"])["share"]
-    names = ["the agent of the book", "button held down"]
+    names = ["the plain agent", "button held down"]
     early, late = (share.loc[n].unstack()[names].dropna() for n in (102_400, 253_952))
     assert early.mean().round(2).tolist() == [0.13, 0.21] and len(late) == 10
     rng = np.random.default_rng(0)
@@ -184,32 +202,12 @@ def test_what_the_page_says_of_the_button(ablations):
     assert round(sooner["difference"]) == -19 and sooner["effect"] == "less"
 
 
-def test_what_the_page_says_of_more_entropy(ablations):
-    table = recorded("longer")
-    assert set(table["seed"]) == set(script.LONGER_SEEDS) and len(table) == 6 * 20
-    names = ["variant", "seed", "decisions", "won", "lost"]
-    both = table[names].merge(ablations[names])
-    assert len(both) == 6 * 10 and both["decisions"].max() == 253_952
-    table["share"] = table["won"] / (table["won"] + table["lost"])
-    table = table.set_index(["decisions", "seed", "variant"])
-    gains = {}
-    for n, name in ((253_952, "share"), (503_808, "share"), (503_808, "greedy")):
-        pairs = table.loc[n][name].unstack()
-        gain = (pairs["more entropy"] - pairs["the agent of the book"]).to_numpy()
-        interval = bootstrap_interval(gain, np.random.default_rng(0))
-        gains[n, name] = gain.mean(), *interval
-    assert gains[253_952, "share"][2] < 0  # behind, clearly
-    assert abs(gains[503_808, "share"][0]) < 0.02
-    mean, low, high = gains[503_808, "greedy"]
-    assert 3 < mean < 6 and low < 0 < high
-
-
 def test_what_the_page_says_of_a_lucky_baseline(ends):
     trials = recorded("trials")
     table = trials.pivot(index="seed", columns="variant", values="share")
     table = table[trials["variant"].unique()]  # the baseline first
     four = table[["as it is", "learning between the rollouts"]].to_numpy()
-    ten = ends[["the agent of the book", "learn, then play"]].dropna().to_numpy()
+    ten = ends[["the plain agent", "learn, then play"]].dropna().to_numpy()
     rng = np.random.default_rng(0)
     for weights, known in (([1, 0], False), ([-1, 1], True)):
         groups = four @ weights, ten @ weights
@@ -225,25 +223,6 @@ def test_what_the_page_says_of_a_lucky_baseline(ends):
     pairs = table.sub(table["as it is"], axis=0)
     for name in [between, *effects.index[effects["seeds"] == 2]]:
         assert (pairs[name].dropna() < 0).all()
-
-
-def test_what_the_page_says_of_strokes():
-    strokes = recorded("strokes").query("not serve")
-    assert strokes["seed"].nunique() == 10
-    steep = strokes["speed"] >= 7
-    sent = strokes["player"] == "opponent"
-    assert strokes.loc[sent & ~steep, "missed"].sum() == 0
-    returns = strokes.groupby("seed")["mean_return"].first()
-
-    def of_seeds(rows):
-        return strokes[rows].groupby("seed")[["balls", "missed"]].sum()
-
-    share = of_seeds(sent & steep)["balls"] / of_seeds(sent)["balls"]
-    came, others = of_seeds(~sent & steep), of_seeds(~sent & ~steep)
-    assert share.corr(returns, "spearman") > 0.65
-    assert (came["missed"] / came["balls"]).corr(returns, "spearman") < -0.65
-    share = others["missed"] / others["balls"]
-    assert abs(share.corr(returns, "spearman")) < 0.65 and share.min() > 0.3
 
 
 def test_what_the_page_says_of_other_agents():

@@ -8,7 +8,6 @@ from scipy import sparse
 
 from pong.many_games_at_once import encode
 from pong.ppo_in_numpy import adam_step, gae, new_agent
-from pong.train_to_win import SETTINGS
 
 
 @cache
@@ -84,25 +83,24 @@ def forecast_backward(layers, slopes, model):
     return gradient
 
 
-def hindsight(kept, model):
+def hindsight(kept, model, gamma=1.0):
     """Return what was seen, (2, N, 22), and what values that had, (N,)."""
     rows, returns = [], []
     for seen, rewards, ends, counts in kept:
         values = forecast(seen[0], model)[-1]
-        advantages = gae(rewards, values, ends, 1.0, 0.95)
+        advantages = gae(rewards, values, ends, gamma, 0.95)
         rows.append(seen[:, :-1][:, counts])
         returns.append((values[:-1] + advantages)[counts])
     return np.concatenate(rows, axis=1), np.concatenate(returns)
 
 
-def learn_values(network, kept, rng, learning_rate, n_steps=128, n_rows=256):
-    """Return the critic's network after some steps on kept rollouts."""
-    seen, returns = hindsight(kept, network.model)
-    for _ in range(n_steps):
-        rows = rng.integers(0, len(returns), n_rows)
-        sides = rng.integers(0, 2, n_rows)
+def learn_values(network, seen, returns, rng, learning_rate, n=256):
+    """Return the critic's network after 128 steps on n decisions each."""
+    for _ in range(128):
+        rows = rng.integers(0, len(returns), n)
+        sides = rng.integers(0, 2, n)
         layers = forecast(seen[sides, rows], network.model)
-        slopes = 2 / n_rows * (layers[-1] - returns[rows])
+        slopes = 2 / n * (layers[-1] - returns[rows])
         gradient = forecast_backward(layers, slopes, network.model)
         network = adam_step(network, gradient, learning_rate, 0.5)
     return network
@@ -111,9 +109,8 @@ def learn_values(network, kept, rng, learning_rate, n_steps=128, n_rows=256):
 class Critic:
     """Judges rollouts from where things are, and learns from the last ones."""
 
-    def __init__(self, seed, n_kept=4):
-        self.rng = np.random.default_rng([seed, 2])
-        self.network = new_critic(self.rng)
+    def __init__(self, network, rng, gamma=1.0, n_kept=4):
+        self.network, self.rng, self.gamma = network, rng, gamma
         self.n_kept, self.kept, self.before = n_kept, [], None
 
     def __call__(self, experience, scenes, remaining):
@@ -123,29 +120,7 @@ class Critic:
         ends = (experience.rewards != 0) | experience.game_over
         new = seen, experience.rewards, ends, ~experience.ignored
         self.kept = [*self.kept, new][-self.n_kept :]
+        data = hindsight(self.kept, self.network.model, self.gamma)
         how = self.rng, 4e-3 * remaining
-        self.network = learn_values(self.network, self.kept, *how)
+        self.network = learn_values(self.network, *data, *how)
         return experience._replace(values=values)
-
-
-CRITIC_SETTINGS = SETTINGS | {
-    "gae_lambda": 0.8,  # it was 0.98
-    "learning_rate": 4e-3,  # it was half of that
-    "faster": ("W2", "b2"),
-}
-
-
-class Average:
-    """A running mean of an agent's weights: `model`, after each rollout."""
-
-    def __init__(self, share=0.15):
-        self.share, self.model = share, None
-
-    def __call__(self, run, history=(), at_once=False):
-        """Take in the newest weights; `train` calls this to save a Run."""
-        new = run.agent.model
-        if self.model is None:
-            self.model = new
-        elif not at_once:  # that is the last Run once more
-            mean = self.model.items()
-            self.model = {k: w + self.share * (new[k] - w) for k, w in mean}

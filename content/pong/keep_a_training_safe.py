@@ -120,20 +120,28 @@ def load_small_model(path):
 CHECKPOINT_NAMES = "[0-9]" * 12 + ".safetensors"  # not other files of yours
 
 
+def networks_of(run):
+    """Return the Agent and the critic, by name, if there is one."""
+    networks = {"agent": run.agent, "critic": run.critic}
+    return {who: network for who, network in networks.items() if network}
+
+
 def run_arrays(run):
     """Return the arrays of a run, as a checkpoint holds them."""
-    agent = run.agent
-    parts = {"model": agent.model, "mean": agent.mean, "var": agent.variance}
     return {
-        f"{k}/{n}": w for k, part in parts.items() for n, w in part.items()
+        f"{who}/{part}/{name}": array
+        for who, network in networks_of(run).items()
+        for part in ("model", "mean", "variance")
+        for name, array in getattr(network, part).items()
     }
 
 
 def save_checkpoint(folder, run, history, made_with):
     """Write a checkpoint, then remove all but the last two."""
     facts = {"format": 1, "made_with": made_with, "history": history}
-    facts |= run._replace(agent=None)._asdict()
-    facts["n_updates"] = run.agent.n_updates
+    facts |= run._replace(agent=None, critic=None)._asdict()
+    steps = {who: n.n_updates for who, n in networks_of(run).items()}
+    facts["n_updates"] = steps
     name = f"{run.decisions:012d}.safetensors"
     save_arrays(folder / name, run_arrays(run), facts)
     for old in sorted(folder.glob(CHECKPOINT_NAMES))[:-2]:
@@ -143,15 +151,19 @@ def save_checkpoint(folder, run, history, made_with):
 
 def unpack_run(arrays, facts):
     """Return the run and the history that a checkpoint holds."""
-    parts = {"model": {}, "mean": {}, "var": {}}
+    parts = {}
     for name, array in arrays.items():
-        part, layer = name.split("/")
-        parts[part][layer] = array
-    agent = Agent(*parts.values(), int(facts["n_updates"]))
+        who, part, layer = name.split("/")
+        parts.setdefault(who, {}).setdefault(part, {})[layer] = array
+    networks = {
+        who: Agent(**part, n_updates=int(facts["n_updates"][who]))
+        for who, part in parts.items()
+    }
     returns = [float(points) for points in facts["returns"]]
-    play_rng, learn_rng = map(generator, facts["generators"])
-    states = [rng.bit_generator.state for rng in (play_rng, learn_rng)]
-    run = Run(agent, int(facts["decisions"]), returns, states)
+    rngs = [generator(facts["generators"][k]) for k in range(3)]
+    states = [rng.bit_generator.state for rng in rngs]
+    now = int(facts["decisions"]), returns, states
+    run = Run(networks["agent"], networks.get("critic"), *now)
     rows = facts["history"]
     return run, [row | {"seconds": float(row["seconds"])} for row in rows]
 

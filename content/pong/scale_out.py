@@ -279,7 +279,8 @@ def training_on_ray(players, run, settings, n_rollouts):
             steps.append(metrics)
         check_finite("weights", agent.model.values(), run.decisions)
         weights, version = ray.put(agent.model), version + 1
-        states = [run.generators[0], rng.bit_generator.state]
+        states = [*run.generators]
+        states[1] = rng.bit_generator.state
         done = run.decisions + past.actions.size
-        run = Run(agent, done, run.returns + ended, states)
-        yield run, figures(run, explained, steps) | counts
+        run = Run(agent, None, done, run.returns + ended, states)
+        yield run, figures(run, past.rewards, explained, steps) | counts

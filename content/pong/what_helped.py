@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from pong.a_better_critic import Critic
 from pong.many_games_at_once import (
     Experience,
     choose_actions,
@@ -17,7 +18,13 @@ from pong.many_games_at_once import (
     reset,
 )
 from pong.ppo_in_numpy import make_rollout, minibatches, new_agent, update
-from pong.train_to_win import N_GAMES, anneal, bootstrap_interval
+from pong.train_to_win import (
+    N_GAMES,
+    anneal,
+    bootstrap_interval,
+    generator,
+    new_run,
+)
 
 
 def ages(agent, batches, coefficients):
@@ -56,12 +63,15 @@ def variant_training(
     sent=(2, 3, 0),
     stay_bias=-1.0,
     learn_first=False,  # all steps before the next rollout, not during it
+    critic=False,  # if there is one, it judges
     n_games=N_GAMES,
 ):
     """Yield the agent and its experience after each rollout."""
     rng = np.random.default_rng(seed)
     agent = new_agent(initialize_model(rng, stay_bias=stay_bias))
-    play_rng, learn_rng = (np.random.default_rng([seed, k]) for k in (0, 1))
+    start = new_run(agent, seed, critic)
+    play_rng, learn_rng, rng = map(generator, start.generators)
+    judge = critic and Critic(start.critic, rng, settings["gamma"])
     n_steps, batches, now = settings["n_steps"], [], {}
     every = n_steps // (settings["epochs"] * settings["n_minibatches"])
     scene = first_scene(reset(games := make_games(n_games, 1), seed)[0])
@@ -72,7 +82,10 @@ def variant_training(
             experience, scene, agent = play_variant(
                 games[0], scene, agents, play_rng, n_steps, every, encode, sent
             )
-            now = anneal(settings, 1 - done / settings["decisions"])
+            remaining = 1 - done / settings["decisions"]
+            if judge:
+                experience = judge(experience, [scene], remaining)
+            now = anneal(settings, remaining)
             rollout = make_rollout(experience, settings)[0]
             batches = minibatches(rollout, settings, learn_rng)
             yield agent, experience
@@ -87,7 +100,7 @@ def no_mirror(scene):
 
 
 VARIANTS = {  # name: changed settings, changed arguments
-    "the agent of the book": ({}, {}),
+    "the plain agent": ({}, {}),
     "discount: γ = 0.99": ({"gamma": 0.99}, {}),
     "no third action": ({}, {"stay_bias": -1e4}),
     "no mirror": ({}, {"encode": no_mirror}),
@@ -103,17 +116,12 @@ VARIANTS = {  # name: changed settings, changed arguments
 }
 
 
-def count_points(
-    name, seed, settings, n_decisions, every=50_000, n_games=N_GAMES
-):
-    """Return rows with the points of a variant's training, and the weights."""
+def count_points(name, seed, settings, n_decisions, every=50_000, **more):
+    """Return rows with the points of each part of a variant's training."""
     changed, functions = VARIANTS[name]
     rows, done, won, lost = [], 0, 0, 0
-    run = variant_training(
-        seed, settings | changed, **functions, n_games=n_games
-    )
-    for agent, experience in run:
-        model = agent.model
+    run = variant_training(seed, settings | changed, **functions, **more)
+    for _, experience in run:
         done += experience.actions.size
         won += int(np.sum(experience.rewards > 0))
         lost += int(np.sum(experience.rewards < 0))
@@ -124,22 +132,13 @@ def count_points(
         if done >= n_decisions:
             break
     run.close()
-    return rows, model
+    return rows
 
 
 def paired_interval(changed, baseline, rng):
     """Return the mean difference of pairs, and its 95 % interval."""
     differences = np.asarray(changed) - np.asarray(baseline)
     return float(differences.mean()), *bootstrap_interval(differences, rng)
-
-
-def group_interval(some, others, rng):
-    """Return the difference of two groups' means, and its 95 % interval."""
-    a, b = (
-        rng.choice(g, (10_000, len(g))).mean(axis=1) for g in (some, others)
-    )
-    low, high = np.percentile(a - b, [2.5, 97.5])
-    return float(np.mean(some) - np.mean(others)), float(low), float(high)
 
 
 def compare(ends, rng):

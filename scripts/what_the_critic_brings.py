@@ -1,0 +1,194 @@
+"""Record what "What the critic brings" shows.
+
+    python scripts/what_the_critic_brings.py pairs parts ablations average speed
+
+`speed` counts seconds and wants the computer for itself. The others train an agent
+on each core and count decisions, so the computer may do other things. The whole
+trainings are recorded by train_to_win.py.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy
+
+import numpy as np
+import pandas as pd
+
+import recording
+from pong.many_games_at_once import close, make_games
+from pong.ppo_in_numpy import new_agent
+from pong.set_up import set_up
+from pong.train_to_win import (
+    N_GAMES,
+    PLAIN,
+    SETTINGS,
+    evaluate,
+    new_run,
+    train,
+    training,
+)
+from pong.what_helped import count_points as ablate
+from pong.what_the_critic_brings import Average
+from train_to_win import SEEDS, random_model
+
+N_DECISIONS, EVERY = 250_000, 50_000
+AVERAGE_GAMES, FIRST_AVERAGE_GAME = 20, 500_000
+WHEN = (*range(200, 500, 50), *range(500, 900, 100), 1_000, 1_200)
+BOTH = (400, 800, 1_200)  # thousands of decisions, as in the line above
+AGENTS = {  # name: is there a critic, seeds
+    "with the critic": (True, range(41, 51)),
+    "no critic": (False, range(41, 45)),
+}
+PARTS = {  # what is as in PLAIN; seeds with which nothing was chosen
+    "with the critic": {},
+    "λ = 0.98": {"gae_lambda": PLAIN["gae_lambda"]},
+    "learning rate 2e-3": {"learning_rate": PLAIN["learning_rate"]},
+    "all layers alike": {"faster": PLAIN["faster"]},
+    "all three as in PLAIN": PLAIN,
+}
+PARTS_SEEDS = range(265, 275)
+REMOVED = {  # what is taken away from the agent with the critic; how many seeds
+    "the plain agent": 10,  # nothing
+    "discount: γ = 0.99": 10,
+    "no third action": 10,
+    "learn, then play": 10,
+    "1 epoch": 4,
+    "no clipping": 4,
+}
+FIRST_REMOVED_SEED = 301
+FACTS = {"games": N_GAMES, "settings": SETTINGS}
+
+
+def start_of(seed, critic):
+    """Return a training that has not begun."""
+    return new_run(new_agent(random_model(seed)), seed, critic)
+
+
+def count_points(job):
+    """Return rows with the points of each part of a training's beginning."""
+    name, seed, critic, changed = job
+    rows, points = [], np.zeros(2, int)
+    games, start = make_games(N_GAMES), start_of(seed, critic)
+    for run, row in training(games, start, seed, SETTINGS | changed):
+        points += row["won"], row["lost"]
+        if run.decisions >= EVERY * (len(rows) + 1):
+            won, lost = points.tolist()
+            facts = {"agent": name, "seed": seed, "decisions": run.decisions}
+            rows.append(facts | {"won": won, "lost": lost})
+            points[:] = 0
+        if run.decisions >= N_DECISIONS:
+            break
+    close(games)
+    print(rows[-1], flush=True)
+    return rows
+
+
+def in_parallel(function, jobs):
+    """Return the rows of a function's jobs, with a process for each core."""
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawn, set_up, ("1.0",)) as pool:
+        return [row for rows in pool.map(function, jobs) for row in rows]
+
+
+def pairs():
+    """Record the beginnings of agents with the critic and without it."""
+    jobs = [(n, s, c, {}) for n, (c, seeds) in AGENTS.items() for s in seeds]
+    rows = in_parallel(count_points, jobs)
+    recording.save_table("critic-pairs", rows, **FACTS)
+
+
+def parts():
+    """Record the beginnings of agents with one setting as without a critic."""
+    jobs = [(n, s, True, d) for n, d in PARTS.items() for s in PARTS_SEEDS]
+    rows = in_parallel(count_points, jobs)
+    recording.save_table("critic-parts", rows, **FACTS)
+
+
+def ablation_of(job):
+    """Return rows with the points of an agent that lacks a part, but no critic."""
+    rows = ablate(*job, SETTINGS, N_DECISIONS, EVERY, critic=True)
+    if job[0] == "the plain agent":
+        rows = [row | {"variant": "with the critic"} for row in rows]
+    print(rows[-1], flush=True)
+    return rows
+
+
+def ablations():
+    """Record the beginnings of agents with the critic that lack another part."""
+    jobs = [
+        (name, FIRST_REMOVED_SEED + k)
+        for name, n_seeds in REMOVED.items()
+        for k in range(n_seeds)
+    ]
+    rows = in_parallel(ablation_of, jobs)
+    recording.save_table("critic-ablations", rows, **FACTS)
+
+
+def average_of(job):
+    """Return rows with new games of an agent, and of the average of its weights."""
+    name, seed, critic, settings = job
+    games, average, when, rows = make_games(N_GAMES), Average(), [*WHEN], []
+    for run, row in training(games, start_of(seed, critic), seed, settings):
+        average(run)
+        if run.decisions < 1_000 * when[0]:
+            continue
+        models = {"average": average.model}
+        if when.pop(0) in BOTH:
+            models["newest"] = run.agent.model
+        facts = {"agent": name, "seed": seed, "decisions": run.decisions}
+        facts["training"] = round(row["mean_return"], 2)
+        for weights, model in models.items():
+            for way, rng in (
+                ("drawn", np.random.default_rng(0)),
+                ("greedy", None),
+            ):
+                how = AVERAGE_GAMES, rng, FIRST_AVERAGE_GAME
+                returns, _ = evaluate(model, *how)
+                rows.append(facts | {"weights": weights, "actions": way})
+                rows[-1]["return"] = round(float(returns.mean()), 2)
+                print(rows[-1], flush=True)
+        if not when:
+            break
+    close(games)
+    return rows
+
+
+def average():
+    """Record what the average of the weights plays like, with and without a critic."""
+    names = (
+        ("with the critic", True, SETTINGS),
+        ("the plain agent", False, PLAIN),
+    )
+    jobs = [(n, seed, *how) for seed in SEEDS for n, *how in names]
+    rows = in_parallel(average_of, jobs)
+    settings = {"without the critic": PLAIN, **FACTS}
+    settings |= {"games of each agent": AVERAGE_GAMES}
+    recording.save_table("critic-average", rows, **settings)
+
+
+def speed():
+    """Record the decisions per second with the critic and without it."""
+    rows = []
+    for seed in range(5):
+        for name, (critic, _) in AGENTS.items():
+            games, start = make_games(N_GAMES), start_of(seed, critic)
+            _, history = train(games, start, seed, SETTINGS, max_seconds=12)
+            close(games)
+            # The first row has seen the emulators start, which takes seconds.
+            first, last = history[0], history[-1]
+            decisions, seconds = (
+                last[k] - first[k] for k in ("decisions", "seconds")
+            )
+            rows.append(
+                {"agent": name, "decisions_per_second": decisions / seconds}
+            )
+            print(rows[-1], flush=True)
+    recording.save_table("critic-speed", pd.DataFrame(rows).round(1), **FACTS)
+
+
+if __name__ == "__main__":
+    set_up("1.0")
+    commands = (pairs, parts, ablations, average, speed)
+    recording.main({command.__name__: command for command in commands})
