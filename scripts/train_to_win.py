@@ -99,7 +99,8 @@ def random_model(seed):
 
 def gauges_of(seed, history, decisions=800_000, window=3):
     """Return the gauges of a training's beginning, averaged."""
-    table = pd.DataFrame(history).drop(columns=["games", "seconds"])
+    others = ["games", "seconds", "won", "lost"]
+    table = pd.DataFrame(history).drop(columns=others)
     table.insert(0, "seed", seed)
     table = table[table["decisions"] <= decisions]
     means = table.groupby(table.index // window).mean()

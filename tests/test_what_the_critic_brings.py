@@ -60,7 +60,8 @@ def test_what_the_page_says_of_whole_trainings():
     assert [sum(t >= 18) for t in highest] == [0, 2]
     assert recorded("critic-games")["return"].min() > 0
     speeds = recorded("critic-speed")["decisions_per_second"].to_numpy()
-    assert {*np.round(speeds[::2] / speeds[1::2], 2)} <= {0.90, 0.91, 0.93, 0.94}
+    ratios = np.round(speeds[::2] / speeds[1::2], 2)
+    assert (ratios.min(), ratios.max()) == (0.91, 0.94)
 
 
 def test_what_the_page_says_of_new_games():
@@ -79,6 +80,7 @@ def test_what_the_page_says_of_new_games():
     drawn, greedy = (looks.T.xs(way, level=1) for way in ("drawn", "greedy"))
     drawing = (greedy - drawn).groupby("agent").mean().round().to_numpy()
     assert drawing[[1, 1, 0], [1, -1, -1]].tolist() == [4, 0, 3]
-    games = recorded("reference-runs").query("seed == 1")["games"].tolist()
-    speeds = recorded("critic-speed").groupby("agent").median().to_numpy()
-    assert 93 in games and 50 < 254_000 / speeds[1, 0] < 60
+    runs = recorded("reference-runs")
+    assert 93 in runs.query("seed == 1")["games"].tolist()
+    for _, run in runs.groupby("seed"):
+        assert np.interp(254_000, run["decisions"], run["seconds"]) < 50

@@ -120,17 +120,12 @@ def load_small_model(path):
 CHECKPOINT_NAMES = "[0-9]" * 12 + ".safetensors"  # not other files of yours
 
 
-def networks_of(run):
-    """Return the Agent and the critic, by name, if there is one."""
-    networks = {"agent": run.agent, "critic": run.critic}
-    return {who: network for who, network in networks.items() if network}
-
-
 def run_arrays(run):
     """Return the arrays of a run, as a checkpoint holds them."""
     return {
         f"{who}/{part}/{name}": array
-        for who, network in networks_of(run).items()
+        for who, network in run._asdict().items()
+        if isinstance(network, Agent)  # there may be no critic
         for part in ("model", "mean", "variance")
         for name, array in getattr(network, part).items()
     }
@@ -140,8 +135,7 @@ def save_checkpoint(folder, run, history, made_with):
     """Write a checkpoint, then remove all but the last two."""
     facts = {"format": 1, "made_with": made_with, "history": history}
     facts |= run._replace(agent=None, critic=None)._asdict()
-    steps = {who: n.n_updates for who, n in networks_of(run).items()}
-    facts["n_updates"] = steps
+    facts["n_updates"] = [who and who.n_updates for who in run[:2]]
     name = f"{run.decisions:012d}.safetensors"
     save_arrays(folder / name, run_arrays(run), facts)
     for old in sorted(folder.glob(CHECKPOINT_NAMES))[:-2]:
@@ -155,9 +149,9 @@ def unpack_run(arrays, facts):
     for name, array in arrays.items():
         who, part, layer = name.split("/")
         parts.setdefault(who, {}).setdefault(part, {})[layer] = array
+    steps = dict(zip(("agent", "critic"), facts["n_updates"], strict=True))
     networks = {
-        who: Agent(**part, n_updates=int(facts["n_updates"][who]))
-        for who, part in parts.items()
+        k: Agent(**v, n_updates=int(steps[k])) for k, v in parts.items()
     }
     returns = [float(points) for points in facts["returns"]]
     rngs = [generator(facts["generators"][k]) for k in range(3)]

@@ -66,6 +66,7 @@ SETTINGS = {
     "faster": ["W2", "b2"],  # these go twice as far; more: bolder opinions
 }
 N_GAMES = 32  # steadier, but each rollout takes longer
+COUNTS = ("n_steps", "epochs", "n_minibatches")  # none of them can be 0
 PLAIN = SETTINGS | {"gae_lambda": 0.98, "learning_rate": 2e-3, "faster": []}
 
 
@@ -143,12 +144,11 @@ def closed_if_interrupted(games):
 
 def training(games, run, seed, settings):
     """Yield the Run and a row of figures after each rollout."""
-    names = ("n_steps", "epochs", "n_minibatches")
-    if not all(settings[name] > 0 for name in names):
-        raise ValueError(f"{', '.join(names)}: expected more than 0")
+    if not all(settings[name] > 0 for name in COUNTS):
+        raise ValueError(f"{', '.join(COUNTS)}: expected more than 0")
     T, rngs = settings["n_steps"], [generator(s) for s in run.generators]
-    critic = run.critic and Critic(run.critic, rngs[2], settings["gamma"])
     every = max(1, T // (settings["epochs"] * settings["n_minibatches"]))
+    critic = run.critic and Critic(run.critic, rngs[2], settings["gamma"])
     # A run that goes on plays new games, and none of the evaluation's.
     seed += 1_000_000 + run.decisions if run.decisions else 0
     scenes = [first_scene(frames) for frames in reset(games, seed)]
@@ -166,10 +166,9 @@ def training(games, run, seed, settings):
             batches = minibatches(rollout, settings, rngs[1])
             now = anneal(settings, remaining)
             ended, scores = finish_games(scores, past)
+            so_far = run.decisions + past.actions.size, run.returns + ended
             states = [rng.bit_generator.state for rng in rngs]
-            done = run.decisions + past.actions.size
-            networks = log["agent"], critic and critic.network
-            run = Run(*networks, done, run.returns + ended, states)
+            run = Run(log["agent"], critic and critic.network, *so_far, states)
             yield run, figures(run, past.rewards, explained, log["metrics"])
 
 
