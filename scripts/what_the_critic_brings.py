@@ -3,10 +3,12 @@
     python scripts/what_the_critic_brings.py pairs parts ablations average speed
 
 `speed` counts seconds and wants the computer for itself. The others train an agent
-on each core and count decisions, so the computer may do other things. The whole
+on each core and count decisions, so the computer may do other things. `ablations`
+keeps what is complete in _build, so it can be stopped and goes on. The whole
 trainings are recorded by train_to_win.py.
 """
 
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -31,7 +33,7 @@ from pong.train_to_win import (
 )
 from pong.what_helped import count_points as ablate
 from pong.what_the_critic_brings import Average
-from train_to_win import SEEDS, random_model
+from train_to_win import BUILD, SEEDS, random_model
 
 N_DECISIONS, EVERY = 250_000, 50_000
 AVERAGE_GAMES, FIRST_AVERAGE_GAME = 20, 500_000
@@ -50,8 +52,8 @@ PARTS = {  # what is as in PLAIN; seeds with which nothing was chosen
 }
 PARTS_SEEDS = range(265, 275)
 REMOVED = {  # what is taken away from the agent with the critic; how many seeds
-    "the plain agent": 10,  # nothing
-    "discount: γ = 0.99": 10,
+    "the plain agent": 20,  # nothing
+    "discount: γ = 0.99": 20,  # ten, and then ten more to see whether that holds
     "no third action": 10,
     "learn, then play": 10,
     "1 epoch": 4,
@@ -108,8 +110,13 @@ def parts():
 
 def ablation_of(job):
     """Return rows with the points of an agent that lacks a part, but no critic."""
-    rows = ablate(*job, SETTINGS, N_DECISIONS, EVERY, critic=True)
-    if job[0] == "the plain agent":
+    name, seed = job
+    part = BUILD / f"critic-{recording.key_of(SETTINGS, name)}-{seed}.json"
+    if not part.exists():
+        rows = ablate(name, seed, SETTINGS, N_DECISIONS, EVERY, critic=True)
+        recording.write(part, json.dumps(rows))
+    rows = json.loads(part.read_text(encoding="utf-8"))
+    if name == "the plain agent":
         rows = [row | {"variant": "with the critic"} for row in rows]
     print(rows[-1], flush=True)
     return rows
