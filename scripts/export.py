@@ -9,7 +9,7 @@ from pathlib import Path
 import jupytext
 
 CONTENT = Path(__file__).resolve().parent.parent / "content"
-HEADER = "# Written by `make notebooks` from content/{name}: edit that.\n"
+HEADER = "# Made by `make notebooks` from content/{name}: edit that.\n"
 
 
 def notebooks(folder=CONTENT):
@@ -28,7 +28,8 @@ def module(path):
     ]
     text = "\n\n\n".join(cells)
     if text:
-        text = HEADER.format(name=path.name) + "\n" + text + "\n"
+        space = "\n\n" if text.startswith(("class ", "def ")) else "\n"
+        text = HEADER.format(name=path.name) + space + text + "\n"
     name = path.stem.replace("-", "_")
     return path.parent / "pong" / f"{name}.py", text
 

@@ -21,16 +21,22 @@ def test_the_average_follows_the_weights():
 
 
 def test_what_the_page_says_of_pairs():
-    plain, *new = map(recorded, ("ablations", "critic-pairs", "critic-parts"))
-    points = pd.concat([plain.rename(columns={"variant": "agent"}), *new])
+    names = "ablations", "critic-pairs", "critic-parts", "critic-ablations"
+    tables = [recorded(n).rename(columns={"variant": "agent"}) for n in names]
+    points = pd.concat(tables)
     points = points[points["decisions"] == 253_952]
     share = points["won"] / (points["won"] + points["lost"])
     shares = points.assign(share=share).pivot(index="seed", columns="agent")["share"]
     ends = shares.loc[41:50, ["the plain agent", "with the critic", "no critic"]]
-    fresh = shares.loc[265:274, new[1]["agent"].unique()]
+    fresh = shares.loc[265:274, tables[2]["agent"].unique()]
     table, parts = (compare(t, np.random.default_rng(0)) for t in (ends, fresh))
     assert {*parts["seeds"], *parts["effect"]} == {10, "not known"}
     assert table[["seeds", "effect"]].values.tolist() == [[10, "more"], [4, "less"]]
+    removed = shares.loc[301:320, tables[3]["agent"].unique()]
+    known = compare(removed.loc[:310], np.random.default_rng(0))["effect"]
+    assert known.tolist() == ["more", "not known", "not known", "less", "less"]
+    again = compare(removed.loc[311:].iloc[:, :2], np.random.default_rng(0))
+    assert again[["seeds", "effect"]].values.tolist() == [[10, "more"]]
     gains = ends["with the critic"] - ends["the plain agent"]
     means = [*ends.mean()[:2].round(2), *fresh.mean()[::4].round(2)]
     assert [sum(gains > 0.09), sum(gains < 0), *means] == [7, 3, 0.37, 0.48, 0.46, 0.39]
@@ -42,13 +48,8 @@ def test_what_the_page_says_of_whole_trainings():
     assert changed == {"gae_lambda", "learning_rate", "faster"}
     assert facts("reference-runs")["settings"] == SETTINGS
     assert facts("plain-runs")["settings"] | {"faster": []} == PLAIN
-    even, good = (
-        [
-            t[t["mean_return"] >= n].groupby("seed")["decisions"].min()
-            for t in (old, new)
-        ]
-        for n in (0, 15)
-    )
+    high = [[t[t["mean_return"] >= n] for t in (old, new)] for n in (0, 15)]
+    even, good = ([t.groupby("seed")["decisions"].min() for t in ts] for ts in high)
     assert 1e6 < even[0].max() and even[1].max() < 5e5 and [*map(len, good)] == [4, 5]
     sooner, low, _ = paired_interval(*even[::-1], np.random.default_rng(0))
     assert (round(sooner, -4), low < -5e5) == (-350_000, True)

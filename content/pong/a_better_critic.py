@@ -1,4 +1,4 @@
-# Written by `make notebooks` from content/a-better-critic.md: edit that.
+# Made by `make notebooks` from content/a-better-critic.md: edit that.
 
 from functools import cache
 from itertools import pairwise

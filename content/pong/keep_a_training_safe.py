@@ -1,4 +1,4 @@
-# Written by `make notebooks` from content/keep-a-training-safe.md: edit that.
+# Made by `make notebooks` from content/keep-a-training-safe.md: edit that.
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-# Written by `make notebooks` from content/many-games-at-once.md: edit that.
+# Made by `make notebooks` from content/many-games-at-once.md: edit that.
 
 import time
 import timeit

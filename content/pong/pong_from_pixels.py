@@ -1,4 +1,4 @@
-# Written by `make notebooks` from content/pong-from-pixels.md: edit that.
+# Made by `make notebooks` from content/pong-from-pixels.md: edit that.
 
 import sys
 from typing import NamedTuple

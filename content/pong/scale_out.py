@@ -1,4 +1,4 @@
-# Written by `make notebooks` from content/scale-out.md: edit that.
+# Made by `make notebooks` from content/scale-out.md: edit that.
 
 import logging
 import os

@@ -1,4 +1,4 @@
-# Written by `make notebooks` from content/set-up.md: edit that.
+# Made by `make notebooks` from content/set-up.md: edit that.
 
 import json
 import logging

@@ -1,4 +1,4 @@
-# Written by `make notebooks` from content/train-to-win.md: edit that.
+# Made by `make notebooks` from content/train-to-win.md: edit that.
 
 import signal
 import threading

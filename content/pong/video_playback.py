@@ -1,4 +1,4 @@
-# Written by `make notebooks` from content/video-playback.md: edit that.
+# Made by `make notebooks` from content/video-playback.md: edit that.
 
 import os
 import signal

@@ -1,4 +1,4 @@
-# Written by `make notebooks` from content/what-helped.md: edit that.
+# Made by `make notebooks` from content/what-helped.md: edit that.
 
 import numpy as np
 import pandas as pd

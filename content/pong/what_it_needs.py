@@ -1,4 +1,4 @@
-# Written by `make notebooks` from content/what-it-needs.md: edit that.
+# Made by `make notebooks` from content/what-it-needs.md: edit that.
 
 from typing import NamedTuple
 

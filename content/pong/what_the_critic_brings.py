@@ -1,4 +1,5 @@
-# Written by `make notebooks` from content/what-the-critic-brings.md: edit that.
+# Made by `make notebooks` from content/what-the-critic-brings.md: edit that.
+
 
 class Average:
     """A running mean of an agent's weights: `model`, after each rollout."""
