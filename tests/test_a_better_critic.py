@@ -99,5 +99,9 @@ def test_the_critic_judges_first_and_learns_then(rollouts):
     ignored = np.random.default_rng(0).random(experience.ignored.shape) < 0.3
     critic(experience._replace(ignored=ignored), scenes, remaining=0.0)
     assert_array_equal(critic.network.model["W0"], models[0]["W0"])
-    seen, _ = better.hindsight(critic.kept[1:], critic.network.model)
+    seen, returns = better.hindsight(critic.kept[1:], critic.network.model, 0.0)
     assert_array_equal(seen, critic.kept[1][0][:, :-1][:, ~ignored])
+    assert_allclose(returns, experience.rewards[~ignored], atol=1e-6)
+    others = [better.Critic(first, np.random.default_rng(0), gamma) for gamma in (0, 1)]
+    ends = [(c(*rollouts[0], 1.0), c.network.model["W0"])[1] for c in others]
+    assert (ends[0] != ends[1]).any()

@@ -29,7 +29,7 @@ from pong.ppo_in_numpy import (
 )
 from pong.set_up import data_file, facts, recorded
 
-TINY = ttw.SETTINGS | {"decisions": 96, "n_steps": 16}
+TINY = ttw.SETTINGS | {"decisions": 96, "n_steps": 16, "gamma": 0.9}
 TINY |= {"epochs": 2, "n_minibatches": 2}
 
 
@@ -53,7 +53,7 @@ def test_learning_goes_on_while_the_next_rollout_is_played(games, monkeypatch):
 
     class Judge(ttw.Critic):
         def __call__(self, past, scenes, remaining):
-            assert len(scenes) == 2 and remaining == 1 - len(pasts) / 3
+            assert (len(scenes), self.gamma, remaining) == (2, 0.9, 1 - len(pasts) / 3)
             super().__call__(past, scenes, remaining)
             pasts.append(past._replace(values=past.values + 1))
             return pasts[-1]
@@ -130,13 +130,12 @@ def test_same_seed_gives_the_same_training(games, capsys):
     assert [row["decisions"] for row in history] == [32, 64, 96]
     # One set of weights played the first rollout, several the second one.
     assert history[1]["first_kl"] < 1e-6 < history[2]["first_kl"]
-    # It ends when its time is over, too, which the progress bar knows.
-    assert "100%" in capsys.readouterr().err
     assert_equal(run.critic, again.critic)
     plain, _ = ttw.train(games, ttw.new_run(start, 3, critic=False), 3, TINY)
     assert plain.critic is None
     assert (plain.agent.model["W1"] != run.agent.model["W1"]).any()
-    capsys.readouterr()
+    # It ends when its time is over, too, which the progress bar knows.
+    assert "100%" in capsys.readouterr().err
     run, long = ttw.new_run(start, 0), TINY | {"decisions": 10**9}
     _, history = ttw.train(games, run, 0, long, max_seconds=1e-9)
     assert len(history) == 1
@@ -163,7 +162,6 @@ def test_training_does_what_the_recorded_runs_did():
     history = [row | {"seconds": 0} for _, row in itertools.islice(rollouts, 30)]
     close(games)
     mine = script.gauges_of(2026, history)
-    assert mine["seed"].unique() == [2026]
     bands = recorded("gauges")
     assert sorted(bands["seed"].unique()) == list(script.SEEDS)
     bands = bands[bands["decisions"].isin(mine["decisions"])]

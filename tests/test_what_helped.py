@@ -51,8 +51,7 @@ def test_with_the_critic_it_is_the_agent_of_train_to_win():
     book = training(games, start, 1, settings)
     variant = helped.variant_training(1, settings, critic=True, n_games=4)
     for _ in range(3):
-        (run, _), (agent, experience) = next(book), next(variant)
-        assert abs(experience.values).max() < 1  # the critic's
+        (run, _), (agent, _) = next(book), next(variant)
     variant.close()
     close(games)
     for name, weights in run.agent.model.items():

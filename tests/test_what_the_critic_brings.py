@@ -33,10 +33,10 @@ def test_what_the_page_says_of_pairs():
     assert {*parts["seeds"], *parts["effect"]} == {10, "not known"}
     assert table[["seeds", "effect"]].values.tolist() == [[10, "more"], [4, "less"]]
     removed = shares.loc[301:320, tables[3]["agent"].unique()]
-    known = compare(removed.loc[:310], np.random.default_rng(0))["effect"]
-    assert known.tolist() == ["more", "not known", "not known", "less", "less"]
-    again = compare(removed.loc[311:].iloc[:, :2], np.random.default_rng(0))
-    assert again[["seeds", "effect"]].values.tolist() == [[10, "more"]]
+    looks = removed.loc[:310], removed.loc[311:].iloc[:, :2].dropna()
+    first, second = (compare(t, np.random.default_rng(0))["effect"] for t in looks)
+    effects = ["more", "not known", "not known", "less", "less"]
+    assert ([*first], [*second], len(looks[1])) == (effects, ["more"], 10)
     gains = ends["with the critic"] - ends["the plain agent"]
     means = [*ends.mean()[:2].round(2), *fresh.mean()[::4].round(2)]
     assert [sum(gains > 0.09), sum(gains < 0), *means] == [7, 3, 0.37, 0.48, 0.46, 0.39]
