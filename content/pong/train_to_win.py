@@ -44,11 +44,9 @@ def learn(agent, batches, pool, coefficients, log):
 def anneal(settings, remaining):
     """Return what `update` needs; remaining is the share still to come."""
     names = {"clip_coef", "value_coef", "max_grad_norm", "faster"}
-    millions = (1 - remaining) * settings["decisions"] / 1e6
-    share = remaining / (1 + settings["decay"] * millions)
     return {
-        "learning_rate": settings["learning_rate"] * share,
-        "entropy_coef": settings["entropy_coef"] * share,
+        "learning_rate": settings["learning_rate"] * remaining,
+        "entropy_coef": settings["entropy_coef"] * remaining,
         **{name: settings[name] for name in names & settings.keys()},
     }
 
@@ -58,20 +56,18 @@ SETTINGS = {
     "n_steps": 128,  # decisions per game and rollout; steadier, fewer steps
     "epochs": 4,  # passes over a rollout; learns more, strays further
     "n_minibatches": 4,  # per epoch; more steps, each one noisier
-    "gamma": 0.99,  # looks further; at 1, putting off defeat is no gain
+    "gamma": 1.0,  # it cannot go up; below 1, putting off a defeat pays
     "gae_lambda": 0.8,  # trusts outcomes more, and forecasts less
     "clip_coef": 0.2,  # lets the policy move further per rollout
     "entropy_coef": 0.005,  # tries more, settles later
     "value_coef": 0.5,  # forecasts first, then actions
     "learning_rate": 4e-3,  # faster, until it overshoots
-    "decay": 8.0,  # per million decisions; shorter steps, sooner
     "max_grad_norm": 0.5,  # less caution with strange minibatches
     "faster": ["W2", "b2"],  # these go twice as far; more: bolder opinions
 }
 N_GAMES = 32  # steadier, but each rollout takes longer
 COUNTS = ("n_steps", "epochs", "n_minibatches")  # none of them can be 0
-PLAIN = SETTINGS | {"gamma": 1.0, "gae_lambda": 0.98, "faster": []}
-PLAIN |= {"learning_rate": 2e-3, "decay": 0.0}
+PLAIN = SETTINGS | {"gae_lambda": 0.98, "learning_rate": 2e-3, "faster": []}
 
 
 def finish_games(scores, experience):
