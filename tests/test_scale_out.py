@@ -53,9 +53,10 @@ def test_a_resumed_training_goes_on_with_its_version(monkeypatch):
     collect = Mock(side_effect=InterruptedError)
     monkeypatch.setattr(scale_out, "collect_batch", collect)
     monkeypatch.setattr(scale_out.ray, "put", lambda thing: thing)
-    run = new_run(new_agent(MODEL)._replace(n_updates=48), 1)
-    with pytest.raises(InterruptedError):
-        next(scale_out.training_on_ray([], run, SETTINGS, 2))
+    for critic, error in (True, ValueError), (False, InterruptedError):
+        run = new_run(new_agent(MODEL)._replace(n_updates=48), 1, critic)
+        with pytest.raises(error):
+            next(scale_out.training_on_ray([], run, SETTINGS, 2))
     assert collect.call_args.args[2] == 3
 
 
@@ -198,12 +199,11 @@ def test_training_outlives_a_player_and_a_node(cluster):
     # The package has traveled to both nodes.
     places = [p.__ray_call__.remote(place) for p in players]
     files, nodes = zip(*ray.get(places, timeout=200))
-    assert all("py_modules" in file for file in files)
-    assert len(set(nodes)) == 2
+    assert all("py_modules" in file for file in files) and len(set(nodes)) == 2
 
     # Kill one player, then take its node away.
     second = nodes.index(cluster.second.node_id)
-    run, rows = new_run(new_agent(MODEL), 1), []
+    run, rows = new_run(new_agent(MODEL), 1, critic=False), []
     for _, row in scale_out.training_on_ray(players, run, SETTINGS, 2):
         rows.append(row)
         if len(rows) == 2:

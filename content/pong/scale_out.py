@@ -262,6 +262,8 @@ def collect_batch(crew, weights, version, n_rollouts, max_staleness):
 
 def training_on_ray(players, run, settings, n_rollouts):
     """Yield the Run and a row of figures after each batch of n_rollouts."""
+    if run.critic:
+        raise ValueError("a Run with a critic: use new_run(..., critic=False)")
     agent, rng = run.agent, generator(run.generators[1])
     n_steps = settings["epochs"] * settings["n_minibatches"]
     version, crew = agent.n_updates // n_steps, Crew(list(players), {}, {})
