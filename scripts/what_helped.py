@@ -21,9 +21,7 @@ from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 
-from recording import key_of, main, save_table
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy
 
 import ale_py
 import gymnasium as gym
@@ -48,6 +46,7 @@ from pong.train_to_win import (
     train,
 )
 from pong.what_helped import VARIANTS, count_points
+from recording import key_of, main, save_table
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 gym.register_envs(ale_py)
