@@ -40,6 +40,8 @@ endif
 PEERS := .venv/peers/installed
 
 HTML := _build/html
+# What the build makes: _build also keeps recordings that can go on.
+MADE := _build/{html,.doctrees,.jupyter_cache,jupyter_execute,state}
 BUILD = $(BIN)/jupyter-book build content --config _config.yml --toc "$(CURDIR)/_toc.yml" --path-output .
 NOTEBOOKS = $(shell grep -l "^jupytext:" content/*.md)
 
@@ -56,7 +58,7 @@ book: $(VENV) ## execute the notebooks and build the HTML pages
 # The cache knows the text of the notebooks it has executed, but neither their budget
 # nor the package that they import.
 	@state="$(PONG_BUDGET) $$(cat content/pong/*.py content/pong/data/*.* | cksum)"; \
-	[ "$$(cat _build/state 2>/dev/null)" = "$$state" ] || rm -rf _build; \
+	[ "$$(cat _build/state 2>/dev/null)" = "$$state" ] || rm -rf $(MADE); \
 	mkdir -p _build && echo "$$state" >_build/state
 	@$(BUILD) -n -W --keep-going
 	@echo
@@ -87,7 +89,7 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 
 # What the pages show as recorded. The programs say what each verb takes.
 .PHONY: record
-record: $(VENV) ## record anew what the pages show (a night on two cores)
+record: $(VENV) ## record anew most of what the pages show (a night on two cores)
 	@cd scripts && set -e; for part in "pong_from_pixels reinforce" "ppo_in_numpy rally" \
 	    "train_to_win runs critic_games plain agent finish evaluation games" "what_helped ablations" \
 	    "what_the_critic_brings pairs parts ablations average speed" \
@@ -150,7 +152,7 @@ binder: $(VENV) ## build the image that Binder would build (needs Docker)
 	@$(BIN)/jupyter-repo2docker --no-run .
 
 .PHONY: linkcheck
-linkcheck: $(VENV) ## check that links to other sites still work (needs the internet)
+linkcheck: book ## check that links to other sites still work (needs the internet)
 	@$(BUILD) --builder linkcheck
 
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -189,7 +191,7 @@ $(VENV): $(REQUIREMENTS)
 	@$(BIN)/uv pip install --quiet --python .venv $(if $(filter %.txt,$<),\
 	    --require-hashes --requirement $<,--group dev ".[notebook]")
 	@$(BIN)/uv pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
-	@rm -rf _build  # made with other versions
+	@rm -rf $(MADE)  # with other versions
 	@echo "$(CURDIR)" >$@
 
 $(PEERS): requirements-peers.txt $(VENV)

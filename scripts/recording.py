@@ -25,6 +25,8 @@ def processor():
     except OSError:
         return platform.processor() or platform.machine()
     names = [s for s in text.splitlines() if s.startswith("model name")]
+    if not names:  # on ARM
+        return platform.processor() or platform.machine()
     return names[0].partition(": ")[2].split("@")[0].strip()
 
 

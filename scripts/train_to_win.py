@@ -13,6 +13,7 @@ its agents in _build for `critic_games`.
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -170,6 +171,7 @@ def agent():
     name = "mean return of the last 50 training games, by seed"
     more = {"seed": AGENT_SEED, "games": N_GAMES, "settings": AGENT}
     save_agent(run.agent.model, **more, **{name: mean})
+    shutil.rmtree(BUILD / "agent")  # the next time, it begins anew
 
 
 def finish():
@@ -188,8 +190,9 @@ def finish():
         "settings": FINISH,
         "mean return of the last 50 training games": mean,
     }
-    write_facts(known)
     save_model(WEIGHTS, run.agent.model, known)
+    write_facts(known)
+    shutil.rmtree(BUILD / "agent-finish")
 
 
 def write_facts(known):

@@ -133,6 +133,8 @@ def ablations_so_far():
     ]
     days = {time.strftime("%Y-%m-%d", time.localtime(t)) for t in ended}
     facts = {"decisions": N_DECISIONS, "settings": PLAIN}
+    if not rows:
+        raise SystemExit("no variant is complete")
     save_table("ablations", rows, trained=sorted(days), **facts)
     print("not complete:", *missing, sep="\n  ")
 

@@ -111,7 +111,9 @@ def parts():
 def ablation_of(job):
     """Return rows with the points of an agent that lacks a part, but no critic."""
     name, seed = job
-    part = BUILD / f"critic-{recording.key_of(SETTINGS, name)}-{seed}.json"
+    key = recording.key_of(SETTINGS, name, N_DECISIONS, EVERY)
+    part = BUILD / f"critic-{key}-{seed}.json"
+    BUILD.mkdir(exist_ok=True)
     if not part.exists():
         rows = ablate(name, seed, SETTINGS, N_DECISIONS, EVERY, critic=True)
         recording.write(part, json.dumps(rows))
@@ -131,6 +133,8 @@ def ablations():
     ]
     rows = in_parallel(ablation_of, jobs)
     recording.save_table("critic-ablations", rows, **FACTS)
+    for part in BUILD.glob("critic-*.json"):  # the next time, it begins anew
+        part.unlink()
 
 
 def average_of(job):

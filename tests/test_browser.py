@@ -255,7 +255,9 @@ def test_book_works_without_a_sub_path(browser, book):
 
 def test_copy_button_copies_the_code(visit):
     tab = visit(PAGES[1], permissions=["clipboard-read", "clipboard-write"])
-    for cell in tab.locator("div.cell_input:visible").all()[:2]:
+    cells = tab.locator("div.cell_input:visible").all()[:2]
+    assert len(cells) == 2
+    for cell in cells:
         cell.scroll_into_view_if_needed()
         cell.hover()
         cell.locator("button.copybtn").press("Enter")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from imageio_ffmpeg import read_frames
@@ -17,10 +18,23 @@ from jupytext.cli import jupytext as convert
 from nbclient import NotebookClient
 
 from conftest import ROOT, SOURCES, clean_env, left_behind, linux_only, read_only, run
+from pong.set_up import training_seconds
 
 # Cells of the quickest page. It begins with the cell that every notebook begins with.
 PAGE = ROOT / "content" / "set-up.ipynb"
 SET_UP = [c.source for c in nbformat.read(PAGE, 4).cells if c.cell_type == "code"]
+
+
+def test_budget(monkeypatch):
+    for text, seconds in {"quick": 45, "7": 7, "full": np.inf}.items():
+        monkeypatch.setenv("PONG_BUDGET", text)
+        assert training_seconds() == seconds
+    for text in ("fast", "0", "-1", "nan"):
+        monkeypatch.setenv("PONG_BUDGET", text)
+        with pytest.raises(ValueError, match="PONG_BUDGET"):
+            training_seconds()
+    monkeypatch.delenv("PONG_BUDGET")
+    assert training_seconds() == np.inf
 
 
 # Whole notebooks: the longest test first, so that nothing waits for it at the end

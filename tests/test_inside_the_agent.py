@@ -64,11 +64,6 @@ def test_responses_are_correlations():
     assert not found[:, 2].any()
 
 
-def test_mirror_rows(whole):
-    rows, mirrored = (matrix[::100].toarray() for matrix in whole.inputs)
-    assert_array_equal(inside.mirror_rows(rows), mirrored)
-
-
 def test_read_ram_of_a_parked_ball_and_of_small_bytes():
     ram = np.zeros((3, 128), np.uint8)
     ram[:, [49, 54, 51, 50]] = [60, 0, 40, 45], [0, 50, 40, 45], [60, 50] * 2

@@ -2,7 +2,6 @@
 
 import gymnasium as gym
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose, assert_array_equal, assert_equal
 
 from pong import many_games_at_once as many
@@ -12,14 +11,6 @@ def assert_same_inputs(a, b):
     for matrix, other in zip(a, b, strict=True):
         assert matrix.shape == other.shape
         assert (matrix != other).nnz == 0
-
-
-def test_other_pictures_are_refused():
-    """That objects are found in the right ones is in test_court.py."""
-    frames = np.zeros((2, 210, 160), np.uint8)
-    for wrong in (frames[0], frames.swapaxes(1, 2), frames.astype(int)):
-        with pytest.raises(ValueError, match="frames"):
-            many.find_objects(wrong)
 
 
 def test_next_scene_moves_on_and_forgets_where_a_game_is_over():

@@ -1,4 +1,4 @@
-"""The functions of "PPO in NumPy", and the rallies recorded beside it."""
+"""The functions of "PPO in NumPy"."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,6 @@ from scipy import sparse
 from pong import ppo_in_numpy as ppo
 from pong.many_games_at_once import Experience, forward, log_softmax
 from pong.pong_from_pixels import central_differences
-from pong.set_up import recorded
 
 
 def small_case(rng, ratios, advantages):
@@ -74,6 +73,8 @@ def test_gae_refuses_what_does_not_fit():
         rows = (np.zeros((n, 2)) for n in (5, n_values, n_ends))
         with pytest.raises(ValueError, match="expected"):
             ppo.gae(*rows, *factors)
+    whole = ppo.gae(np.array([[0], [1]]), np.zeros((3, 1), int), [[0], [0]], 1, 0.5)
+    assert whole.tolist() == [[0.5], [1]]  # no fraction is cut off
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
@@ -149,14 +150,3 @@ def test_minibatches_take_each_row_once_per_epoch():
     epochs = np.reshape(np.concatenate([b.actions for b in batches]), (3, 10))
     assert_array_equal(np.sort(epochs), [ids] * 3)
     assert len(np.unique(epochs, axis=0)) == 3
-
-
-def test_recorded_rallies_are_whole_and_hold_what_the_page_draws():
-    kinds = recorded("rally").groupby(["agent", "outcome"])
-    assert {("early", 1), ("early", -1), ("shipped", 1)} == set(kinds.groups)
-    for (_, outcome), rally in kinds:
-        assert rally["decision"].tolist() == list(range(len(rally)))
-        assert rally["reward"].tolist() == [0] * (len(rally) - 1) + [outcome]
-        assert_allclose(rally[["p_up", "p_down", "p_stay"]].sum(axis=1), 1, atol=2e-4)
-        assert np.ptp(rally["value"]) > 0.5
-        assert rally["ball_column"].between(0, 159).mean() > 0.5

@@ -48,16 +48,26 @@ def test_rollouts_of_players_are_those_of_one_process():
     assert not np.array_equal(later["columns"], parts[0]["columns"])
 
 
-def test_a_resumed_training_goes_on_with_its_version(monkeypatch):
+def test_a_training_goes_on_with_its_versions_schedule_and_returns(monkeypatch):
     """Its players would otherwise begin with the first games once more."""
-    collect = Mock(side_effect=InterruptedError)
+    player, asked = scale_out.Player(4, 7, SETTINGS), []
+
+    def collect(crew, weights, version, n_rollouts, max_staleness):
+        asked.append((version, weights))
+        return [player.rollout(weights, version)[0]], [-21.0], {"used": 1}
+
     monkeypatch.setattr(scale_out, "collect_batch", collect)
     monkeypatch.setattr(scale_out.ray, "put", lambda thing: thing)
-    for critic, error in (True, ValueError), (False, InterruptedError):
-        run = new_run(new_agent(MODEL)._replace(n_updates=48), 1, critic)
-        with pytest.raises(error):
-            next(scale_out.training_on_ray([], run, SETTINGS, 2))
-    assert collect.call_args.args[2] == 3
+    monkeypatch.setattr(scale_out, "anneal", anneal := Mock(wraps=scale_out.anneal))
+    agent, few = new_agent(MODEL)._replace(n_updates=48), SETTINGS | {"decisions": 256}
+    start = new_run(agent, 1, critic=False)
+    runs = [run for run, _ in scale_out.training_on_ray([], start, few, 1)]
+    assert [version for version, _ in asked] == [3, 4]
+    assert asked[1][1] is runs[0].agent.model
+    assert [call.args[1] for call in anneal.call_args_list] == [1, 0.5]
+    assert runs[-1].returns == [-21.0] * 2
+    with pytest.raises(ValueError, match="critic"):
+        next(scale_out.training_on_ray([], new_run(agent, 1), few, 1))
 
 
 def fake_player(name):
@@ -87,12 +97,6 @@ def test_players_are_ahead_by_as_much_as_the_setting_says(monkeypatch, ahead):
         slow = None
         batch = scale_out.collect_batch(crew, None, 6, 3, ahead)
         assert batch[2] == {"used": 3, "stale": 1, "lost": 0}
-
-
-def test_who_waits_for_a_core_is_told(monkeypatch):
-    monkeypatch.setattr(scale_out.ray, "wait", lambda r, timeout: ([], r))
-    with pytest.raises(TimeoutError, match="a core for each player"):
-        scale_out.next_answer(scale_out.Crew([], {"reference": "player"}, {}))
 
 
 def test_recorded_results_are_as_the_page_says():
@@ -194,11 +198,13 @@ def test_training_outlives_a_player_and_a_node(cluster):
     players = scale_out.start_players(2, 8, 5, SETTINGS)
 
     def place(self):
-        return scale_out.__file__, scale_out.ray.get_runtime_context().get_node_id()
+        node = scale_out.ray.get_runtime_context().get_node_id()
+        return scale_out.__file__, node, self.seed
 
     # The package has traveled to both nodes.
     places = [p.__ray_call__.remote(place) for p in players]
-    files, nodes = zip(*ray.get(places, timeout=200))
+    files, nodes, seeds = zip(*ray.get(places, timeout=200))
+    assert len(set(seeds)) == 2  # each plays games of its own
     assert all("py_modules" in file for file in files) and len(set(nodes)) == 2
 
     # Kill one player, then take its node away.

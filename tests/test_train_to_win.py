@@ -115,6 +115,12 @@ def test_finish_games_adds_up_each_game():
     assert (now.tolist(), scores.tolist()) == ([10, 11], [100, 200])
     assert ttw.mean_of_last([9.0, 1.0, 2.0], 2) == 1.5
     assert np.isnan(ttw.mean_of_last([1.0], 2))
+    run = ttw.Run(None, None, 7, [50.0] + [1.0, 3.0] * 25, [])
+    metrics = [{"approx_kl": k, "clip_fraction": 2 * k} for k in (1, 2)]
+    row = ttw.figures(run, np.array([[1, -1], [-1, 0]]), 0.5, metrics)
+    facts = {"decisions": 7, "games": 51, "mean_return": 2.0, "won": 1, "lost": 2}
+    facts |= {"explained_variance": 0.5, "first_kl": 1, "first_clip_fraction": 2}
+    assert row == facts | metrics[1]
 
 
 def test_same_seed_gives_the_same_training(games, capsys):
@@ -159,8 +165,12 @@ def test_training_does_what_the_recorded_runs_did():
     """With fewer rollouts, an agent that learns nothing would be as good as this."""
     run = ttw.new_run(new_agent(script.random_model(2026)), 2026)
     rollouts = ttw.training(games := make_games(32), run, 2026, ttw.SETTINGS)
-    history = [row | {"seconds": 0} for _, row in itertools.islice(rollouts, 30)]
+    history = []
+    for run, row in itertools.islice(rollouts, 30):
+        history.append(row | {"seconds": 0})
+        returns = run.returns
     close(games)
+    assert row["games"] == len(returns) > 20 and -21 <= np.mean(returns) < -12
     mine = script.gauges_of(2026, history)
     bands = recorded("gauges")
     assert sorted(bands["seed"].unique()) == list(script.SEEDS)

@@ -168,8 +168,6 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
     parts = parts[parts["seeds"] >= 10].drop("more entropy")
     assert len(parts) == 6 and (parts["effect"] == "not known").all()
     assert parts.loc["three parts less", "difference"] == pytest.approx(0, abs=0.01)
-    assert parts.loc["discount: γ = 0.99", "difference"] > 0
-    assert parts.loc["learn, then play", "difference"] > 0
     stay = ends["no third action"] - ends["the plain agent"]
     rng = np.random.default_rng(0)
     for seeds, mean in ((range(31, 41), 0.090), (range(41, 51), -0.005)):
@@ -230,11 +228,11 @@ def test_what_the_page_says_of_other_agents():
     assert table["minutes"].max() < 5.1 and (table["games"] == 50).all()
     ours, *others = table.groupby("agent", sort=False)["mean_return"]
     assert ours[1].min() > 0
-    assert all(returns.max() < -20 for _, returns in others)
+    assert all(returns.max() < -19.5 for _, returns in others)
     decisions = table.groupby("agent", sort=False)["decisions"].median()
     ours, *networks, first_chapter = decisions
     for n in networks:
-        assert 14_000 < n / 5 < 17_500
-        assert ours / n == pytest.approx(8, abs=1)
-        assert 1_000_000 / (n / 5) > 55  # minutes
-    assert first_chapter > ours / 2
+        assert 18_500 < n / 5 < 21_500
+        assert ours / n == pytest.approx(13.5, abs=1)
+        assert 1_000_000 / (n / 5) > 48  # minutes
+    assert first_chapter / min(networks) == pytest.approx(3.3, abs=0.1)

@@ -44,13 +44,13 @@ def test_what_the_page_says_of_pairs():
 
 def test_what_the_page_says_of_whole_trainings():
     old, new = map(recorded, ("plain-runs", "reference-runs"))
-    changed = {name for name in SETTINGS if SETTINGS[name] != PLAIN[name]}
-    assert changed == {"gae_lambda", "learning_rate", "faster"}
     assert facts("reference-runs")["settings"] == SETTINGS
     assert facts("plain-runs")["settings"] | {"faster": []} == PLAIN
     high = [[t[t["mean_return"] >= n] for t in (old, new)] for n in (0, 15)]
     even, good = ([t.groupby("seed")["decisions"].min() for t in ts] for ts in high)
     assert 1e6 < even[0].max() and even[1].max() < 5e5 and [*map(len, good)] == [4, 5]
+    levels = even[1].min(), *good[1].agg(["min", "max"])
+    assert np.round(levels, -5).tolist() == [3e5, 14e5, 20e5]
     sooner, low, _ = paired_interval(*even[::-1], np.random.default_rng(0))
     assert (round(sooner, -4), low < -5e5) == (-350_000, True)
     middle = [sorted([*t, 9e6])[2] / 1e6 for t in good]

@@ -1,5 +1,7 @@
 # Made by `make notebooks` from content/inside-the-agent.md: edit that.
 
+import os
+from contextlib import closing
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -16,6 +18,7 @@ from pong.many_games_at_once import (
     first_scene,
     forward,
     log_softmax,
+    mirror_order,
     next_scene,
 )
 
@@ -50,7 +53,8 @@ def play_moments(
     envs, seeds, model, see=lambda frames: frames, recall=lambda scene: scene
 ):
     """Yield each Moment of greedy games, one game in each environment."""
-    frames = np.stack([e.reset(seed=s)[0] for e, s in zip(envs, seeds)])
+    pairs = zip(envs, seeds, strict=True)
+    frames = np.stack([env.reset(seed=s)[0] for env, s in pairs])
     scene, going = first_scene(see(frames)), np.arange(len(envs))
     while len(going):
         inputs = encode(recall(scene))
@@ -156,15 +160,17 @@ def make_frames(moments):
         yield frame
 
 
-def write_video(path, frames, fps=15):  # 15 decisions are a second
-    """Write frames of 448 × 640 × 3 to an MP4 file (H.264)."""
+def write_video(path, frames):
+    """Write frames of 448 × 640 × 3 to an MP4 file (H.264), 15 a second."""
     # A key frame every second: the player can jump there at once.
-    keys = ["-g", str(fps), "-movflags", "+faststart"]
-    writer = write_frames(path, (640, 448), fps=fps, output_params=keys)
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+    how = {"fps": 15, "output_params": ["-g", "15", "-movflags", "+faststart"]}
+    with closing(write_frames(f"{path}.mp4", (640, 448), **how)) as writer:
+        writer.send(None)
+        for frame in frames:
+            if frame.shape != (448, 640, 3) or frame.dtype != np.uint8:
+                raise ValueError("frames: expected uint8, 448 × 640 × 3")
+            writer.send(np.ascontiguousarray(frame))
+    os.replace(f"{path}.mp4", path)  # complete, or not there
 
 
 def rally_outcomes(rewards):
@@ -184,13 +190,6 @@ def mean_interval(values, games, rng, n_samples=10_000):
     return float(low), float(high)
 
 
-def mirror_rows(rows):
-    """Return inputs (n × 5123) of the mirrored court."""
-    pictures = rows[:, :5120].reshape(-1, 2, 80, 32)[:, :, ::-1]
-    rest = rows[:, [5121, 5120, 5122]]
-    return np.concatenate([pictures.reshape(-1, 5120), rest], axis=1)
-
-
 def saliency(inputs, model, weights):  # of up, down, stay, and the value
     """Return the gradient of a weighted sum of the outputs: n × 5123."""
     weights = np.asarray(weights, model["W2"].dtype)
@@ -198,7 +197,7 @@ def saliency(inputs, model, weights):  # of up, down, stay, and the value
     for matrix, w in zip(inputs, (weights, weights[[1, 0, 2, 3]])):
         active = matrix @ model["W1"] > 0
         parts.append((active * (model["W2"] @ w)) @ model["W1"].T)
-    return parts[0] + mirror_rows(parts[1])  # the mirror undoes itself
+    return parts[0] + parts[1][:, mirror_order()]  # the mirror undoes itself
 
 
 def read_ram(ram):

@@ -30,7 +30,7 @@ def save_arrays(path, arrays, facts):
     """Write arrays and facts to a file, completely or not at all."""
     text = json.dumps(facts)
     metadata = {"facts": text, "sha256": fingerprint(arrays, text)}
-    partial = path.with_name(f".{path.name}.partial")
+    partial = Path(path).with_name(f".{Path(path).name}.partial")
     try:
         with open(partial, "wb") as file:
             file.write(safetensors.numpy.save(arrays, metadata))
@@ -79,16 +79,16 @@ def save_model(path, model, facts):
     """Write weights to a file as 16-bit numbers, and facts about them."""
     halves = {name: w.astype(np.float16) for name, w in model.items()}
     check_arrays(path, halves, halves)
-    save_arrays(Path(path), halves, facts)
+    save_arrays(path, halves, facts)
 
 
-def load_model(path):
+def load_model(path, n_hidden=200):
     """Return the weights in a file that `save_model` wrote, as float32.
 
     Nothing in the file can run code. ValueError: it is damaged, or holds
     something else.
     """
-    expected = initialize_model(np.random.default_rng(0))
+    expected = initialize_model(np.random.default_rng(0), n_hidden)
     halves = {name: w.astype(np.float16) for name, w in expected.items()}
     arrays, _ = load_arrays(path)
     check_arrays(path, arrays, halves)
@@ -138,7 +138,7 @@ def save_checkpoint(folder, run, history, made_with):
     facts["n_updates"] = [who and who.n_updates for who in run[:2]]
     name = f"{run.decisions:012d}.safetensors"
     save_arrays(folder / name, run_arrays(run), facts)
-    for old in sorted(folder.glob(CHECKPOINT_NAMES))[:-2]:
+    for old in sorted({*folder.glob(CHECKPOINT_NAMES)} - {folder / name})[:-1]:
         with suppress(OSError):
             old.unlink()
 

@@ -146,7 +146,7 @@ def initialize_model(rng, n_hidden=200, stay_bias=-1.0):
 
 
 def forward(inputs, model):
-    """Return logits (n, 3), values (n,), and the hidden layer (2n, D_h)."""
+    """Return logits (n, 3), values (n,), and the hidden layer (2n, 200)."""
     sums = [matrix @ model["W1"] for matrix in inputs]
     hidden = np.maximum(np.vstack(sums), 0)
     outputs, mirrored = np.split(hidden @ model["W2"] + model["b2"], 2)

@@ -18,8 +18,8 @@ def gae(rewards, values, ends, gamma, gae_lambda):
         raise ValueError(f"values, ends: expected {T + 1} and {T} rows")
     if not (0 <= gamma <= 1 and 0 <= gae_lambda <= 1):
         raise ValueError("gamma, gae_lambda: expected numbers from 0 to 1")
-    advantages = np.zeros_like(values)
-    goes_on = 1 - np.asarray(ends, dtype=values.dtype)
+    advantages = np.zeros_like(values, np.result_type(values, 0.0))
+    goes_on = 1 - np.asarray(ends, dtype=advantages.dtype)
     for t in reversed(range(T)):
         surprise = rewards[t] + gamma * goes_on[t] * values[t + 1] - values[t]
         fading = gamma * gae_lambda * goes_on[t]

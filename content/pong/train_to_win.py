@@ -203,8 +203,8 @@ def train(
 ):
     """Return the Run after training, and its history: a row per rollout.
 
-    It ends when the settings' decisions or max_seconds are used up, or when it
-    is stopped. save(run, history) is called after each rollout.
+    It ends when the settings' decisions or max_seconds are used up, or when
+    it is stopped. It calls save(run, history), at the end with at_once=True.
     """
     if not max_seconds > 0 < settings["decisions"]:
         raise ValueError("max_seconds, decisions: expected more than 0")
@@ -220,8 +220,9 @@ def train(
         for run, row in training(games, run, seed, settings):
             row["seconds"] = time.perf_counter() - begin
             history.append(row)
-            text = "{games} games, mean return {mean_return:+.1f}"
-            bar.set_postfix_str(text.format(**row), refresh=False)
+            text = "{games} games, mean return {mean_return:+.1f}, {0:,.0f}/s"
+            speed = row["decisions"] / row["seconds"]
+            bar.set_postfix_str(text.format(speed, **row), refresh=False)
             bar.update(share(run, row["seconds"]) - bar.n)
             if save:
                 save(run, history)
@@ -236,7 +237,8 @@ def train(
 
 def play_games(envs, seeds, model, rng=None):
     """Return returns and lengths of one game in each; without rng, greedy."""
-    frames = np.stack([e.reset(seed=s)[0] for e, s in zip(envs, seeds)])
+    pairs = zip(envs, seeds, strict=True)
+    frames = np.stack([env.reset(seed=s)[0] for env, s in pairs])
     scene = first_scene(frames)
     returns, decisions = np.zeros(len(envs)), np.zeros(len(envs), int)
     playing = np.ones(len(envs), bool)

@@ -73,22 +73,21 @@ def variant_training(
     play_rng, learn_rng, rng = map(generator, start.generators)
     judge = critic and Critic(start.critic, rng, settings["gamma"])
     n_steps, batches, now = settings["n_steps"], [], {}
-    every = n_steps // (settings["epochs"] * settings["n_minibatches"])
+    every = max(1, n_steps // (settings["epochs"] * settings["n_minibatches"]))
     scene = first_scene(reset(games := make_games(n_games, 1), seed)[0])
     try:
         for done in range(0, settings["decisions"], n_steps * n_games):
             agents = ages(agent, batches, now)
             agents = iter([*agents][-1:]) if learn_first else agents
-            experience, scene, agent = play_variant(
+            past, scene, agent = play_variant(
                 games[0], scene, agents, play_rng, n_steps, every, encode, sent
             )
             remaining = 1 - done / settings["decisions"]
-            if judge:
-                experience = judge(experience, [scene], remaining)
+            past = judge(past, [scene], remaining) if judge else past
             now = anneal(settings, remaining)
-            rollout = make_rollout(experience, settings)[0]
+            rollout = make_rollout(past, settings)[0]
             batches = minibatches(rollout, settings, learn_rng)
-            yield agent, experience
+            yield agent, past
     finally:
         close(games)
 

@@ -9,8 +9,14 @@ const watcher = "IntersectionObserver" in window && new IntersectionObserver((en
 }, { rootMargin: "300px" });
 
 async function load(root) {
-  const { mount } = await import(parts[root.dataset.pong]);
-  mount(root);
+  try {
+    (await import(parts[root.dataset.pong])).mount(root);
+  } catch (error) {
+    const reason = root.querySelector(".pong-reason");
+    reason?.setAttribute("role", "status"); // play.css keeps no room then
+    if (reason) reason.textContent = "This part could not be loaded. Reload the page to try again.";
+    throw error;
+  }
 }
 
 for (const root of document.querySelectorAll("[data-pong]")) {

@@ -81,6 +81,7 @@ export function mount(root) {
   }
 
   function setMode(mode, reason = "") {
+    if (mode === "running" && state.mode !== "running") requestAnimationFrame(loop);
     state.mode = mode;
     canvas.classList.toggle("pong-live", mode === "running"); // else a finger scrolls
     pause.textContent = mode === "paused" ? "Resume" : "Pause";
@@ -88,9 +89,10 @@ export function mount(root) {
     further.disabled = pause.disabled;
     last = null;
     if (mode === "paused") say(`Paused. ${reason}`.trim());
-    if (mode === "running") {
-      say(scoreText());
-      requestAnimationFrame(loop);
+    if (mode === "running") say(scoreText());
+    else {
+      render.done = null; // the hidden units of this decision, too
+      render();
     }
     held.clear();
   }
@@ -117,7 +119,9 @@ export function mount(root) {
         ages.disabled = false;
       }
     } catch (error) {
-      return giveUp(root, error.message);
+      if (!(error instanceof TypeError)) return giveUp(root, error.message);
+      start.disabled = false; // fetch has found no connection
+      return say("The agent could not be loaded. Press Start to try again.");
     }
     const [, , forbid, hide] = options.map((node) => node.getAttribute("aria-pressed") === "true");
     Object.assign(state.game, { mayStay: !forbid, hideOlder: hide });
@@ -131,7 +135,6 @@ export function mount(root) {
     root.querySelector(".pong-stage").scrollIntoView({ block: "nearest" });
     if (reduced.matches) {
       setMode("paused", "Your system asks for less motion: press Resume when you are ready.");
-      render();
     } else setMode("running");
   }
 
@@ -144,8 +147,9 @@ export function mount(root) {
       const { label, mean } = state.manifest.find((age) => age.name === name);
       say(`Now playing: ${label}. Against the console’s player its mean return is ${round(mean, 1)}.`);
     } catch (error) {
-      setMode("paused");
-      giveUp(root, error.message);
+      if (mine !== ticket) return;
+      [ages.value] = [...state.models].find(([, model]) => model === state.game.model);
+      say(`That agent cannot be loaded: ${error.message}.`);
     }
   }
 
@@ -227,10 +231,11 @@ export function mount(root) {
 
   // Keys, while the game runs and no other field wants them.
   function onKey(event) {
-    const action = KEYS[event.code];
+    // By its place, or by its letter: keyboards differ.
+    const action = KEYS[event.code] ?? KEYS[`Key${event.key?.toUpperCase()}`];
+    if (event.type === "keyup") return held.delete(action);
     const elsewhere = event.target.closest?.("input, select, textarea, [contenteditable=true]");
     if (!action || elsewhere || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.type === "keyup") return held.delete(action);
     if (state.mode !== "running") return;
     event.preventDefault();
     pointerRow = null;
@@ -251,6 +256,10 @@ export function mount(root) {
   document.addEventListener("visibilitychange", () => {
     if (document.hidden && state.mode === "running") setMode("paused", "The page was hidden.");
   });
+  if ("IntersectionObserver" in window) new IntersectionObserver((entries) => {
+    const gone = !entries.at(-1).isIntersecting;
+    if (gone && state.mode === "running") setMode("paused", "The game was out of sight.");
+  }).observe(built);
   reduced.addEventListener?.("change", () => {
     if (reduced.matches && state.mode === "running") setMode("paused", "Your system asks for less motion.");
   });
