@@ -31,7 +31,7 @@ ARGUMENTS = [
 ]
 # What others have set for their own programs.
 INHERITED = (
-    "DISPLAY", "GIT", "JUPYTER", "OPENBLAS", "PONG_CHECK", "PYTHON", "WAYLAND", "XDG",
+    "DISPLAY", "GIT", "JUPYTER", "OPENBLAS", "PONG_CHECKPOINTS", "PYTHON", "WAYLAND", "XDG",
 )  # fmt: skip
 linux_only = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="mounts, screens, servers"

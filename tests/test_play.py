@@ -279,6 +279,7 @@ def test_options_change_the_agent_and_its_opponent(game):
         game.get_by_label("How old is it?").select_option(age["name"])
         game.locator(".pong-stage .pong-status", has_text=age["label"]).wait_for()
         weights.add(pong(game, "pong.game.model.W2[10]"))
+        assert (WEIGHTS.parent / age["file"]).stat().st_size <= 1_100_000
     assert len(weights) == 5
     before = pong(game, "pong.game.court.left")
     press(game, "Let the console")

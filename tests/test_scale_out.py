@@ -62,8 +62,7 @@ def test_a_training_goes_on_with_its_versions_schedule_and_returns(monkeypatch):
     agent, few = new_agent(MODEL)._replace(n_updates=48), SETTINGS | {"decisions": 256}
     start = new_run(agent, 1, critic=False)
     runs = [run for run, _ in scale_out.training_on_ray([], start, few, 1)]
-    assert [version for version, _ in asked] == [3, 4]
-    assert asked[1][1] is runs[0].agent.model
+    assert [v for v, _ in asked] == [3, 4] and asked[1][1] is runs[0].agent.model
     assert [call.args[1] for call in anneal.call_args_list] == [1, 0.5]
     assert runs[-1].returns == [-21.0] * 2
     with pytest.raises(ValueError, match="critic"):

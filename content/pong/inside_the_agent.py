@@ -163,14 +163,15 @@ def make_frames(moments):
 def write_video(path, frames):
     """Write frames of 448 × 640 × 3 to an MP4 file (H.264), 15 a second."""
     # A key frame every second: the player can jump there at once.
-    how = {"fps": 15, "output_params": ["-g", "15", "-movflags", "+faststart"]}
-    with closing(write_frames(f"{path}.mp4", (640, 448), **how)) as writer:
+    keys = "-g 15 -movflags +faststart -f mp4".split()
+    writer = write_frames(f"{path}~", (640, 448), fps=15, output_params=keys)
+    with closing(writer):
         writer.send(None)
         for frame in frames:
             if frame.shape != (448, 640, 3) or frame.dtype != np.uint8:
                 raise ValueError("frames: expected uint8, 448 × 640 × 3")
             writer.send(np.ascontiguousarray(frame))
-    os.replace(f"{path}.mp4", path)  # complete, or not there
+    os.replace(f"{path}~", path)  # complete, or not there
 
 
 def rally_outcomes(rewards):
