@@ -173,8 +173,7 @@ def cluster(monkeypatch):
     """Start two nodes of Ray on this computer, and connect to them."""
     from ray.cluster_utils import Cluster
 
-    common = {"num_cpus": 1, "object_store_memory": 100_000_000}
-    common["include_dashboard"] = False
+    common = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False}
     with scale_out.temporary_folder("/tmp") as folder:
         # Nodes that are started so share no secret, and need such a folder.
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
