@@ -1,11 +1,12 @@
 """Record what "What the critic brings" shows.
 
-    python scripts/what_the_critic_brings.py pairs parts ablations average speed
+    python scripts/what_the_critic_brings.py pairs parts ablations discount
+    python scripts/what_the_critic_brings.py average speed
 
 `speed` counts seconds and wants the computer for itself. The others train an agent
 on each core and count decisions, so the computer may do other things. `ablations`
-keeps what is complete in _build, so it can be stopped and goes on. The whole
-trainings are recorded by train_to_win.py.
+and `discount` keep what is complete in _build, so they can be stopped and go on.
+The whole trainings are recorded by train_to_win.py.
 """
 
 import json
@@ -60,6 +61,7 @@ REMOVED = {  # what is taken away from the agent with the critic; how many seeds
     "no clipping": 4,
 }
 FIRST_REMOVED_SEED = 301
+LONGER, DISCOUNTS, DISCOUNT_SEEDS = 1_000_000, (1.0, 0.99), range(371, 377)
 FACTS = {"games": N_GAMES, "settings": SETTINGS}
 
 
@@ -137,6 +139,40 @@ def ablations():
         part.unlink()
 
 
+def discount_of(job):
+    """Return rows with the points of an agent with one of the DISCOUNTS."""
+    seed, gamma = job
+    settings = SETTINGS | {"gamma": gamma}
+    part = BUILD / f"discount-{recording.key_of(settings, LONGER)}-{seed}.json"
+    BUILD.mkdir(exist_ok=True)
+    if not part.exists():
+        rows, points, games = [], np.zeros(2, int), make_games(N_GAMES)
+        for run, row in training(games, start_of(seed, True), seed, settings):
+            points += row["won"], row["lost"]
+            if run.decisions < EVERY * (len(rows) + 1):
+                continue
+            facts = {"gamma": gamma, "seed": seed, "decisions": run.decisions}
+            rows.append(facts | dict(zip(("won", "lost"), points.tolist())))
+            rows[-1]["mean_return"] = round(row["mean_return"], 2)
+            points[:] = 0
+            if run.decisions >= LONGER:
+                break
+        close(games)
+        recording.write(part, json.dumps(rows))
+    rows = json.loads(part.read_text(encoding="utf-8"))
+    print(rows[-1], flush=True)
+    return rows
+
+
+def discount():
+    """Record the first million decisions with a discount and without it."""
+    jobs = [(seed, gamma) for seed in DISCOUNT_SEEDS for gamma in DISCOUNTS]
+    rows = in_parallel(discount_of, jobs)
+    recording.save_table("critic-discount", rows, **FACTS)
+    for part in BUILD.glob("discount-*.json"):  # the next time, it begins anew
+        part.unlink()
+
+
 def average_of(job):
     """Return rows with new games of an agent, and of the average of its weights."""
     name, seed, critic, settings = job
@@ -201,5 +237,5 @@ def speed():
 
 if __name__ == "__main__":
     set_up("1.0")
-    commands = (pairs, parts, ablations, average, speed)
+    commands = (pairs, parts, ablations, discount, average, speed)
     recording.main({command.__name__: command for command in commands})
