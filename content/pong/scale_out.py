@@ -218,9 +218,9 @@ def send_out(crew, n_rollouts, weights, version):
 def next_answer(crew):
     """Return a rollout, an error if it is lost, or None: a successor is up."""
     waiting = crew.playing | crew.restarting
-    done, _ = ray.wait(list(waiting), timeout=60)
+    done, _ = ray.wait(list(waiting), timeout=120)
     if not done:
-        raise TimeoutError("Waited 60 s. Is there a core for each player?")
+        raise TimeoutError("Waited 120 s. Is there a core for each player?")
     reference = done[0]
     player, lost = waiting[reference], crew.playing.pop(reference, None)
     crew.restarting.pop(reference, None)
