@@ -129,7 +129,8 @@ def test_free_memory_knows_the_limits_of_a_container(tmp_path):
     info = "MemTotal: 9 kB\nMemAvailable:    2000000 kB\n"
     (tmp_path / "proc" / "meminfo").write_text(info)
     (groups / "memory.current").write_text("1000\n")
-    for limit, free in (("max\n", 2_048_000_000), ("1500\n", 500)):
+    (groups / "memory.stat").write_text("anon 9\ninactive_file 300\nactive_file 9\n")
+    for limit, free in (("max\n", 2_048_000_000), ("1500\n", 800)):
         (groups / "memory.max").write_text(limit)
         assert scale_out.free_memory(tmp_path) == free
     with pytest.raises(MemoryError, match=r"need 1000000.0 GB of free mem"):

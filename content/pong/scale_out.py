@@ -103,7 +103,9 @@ def free_memory(root="/"):
     with suppress(OSError, ValueError):  # "max" is no number, and no limit
         group = system / "sys/fs/cgroup"
         limit = float((group / "memory.max").read_text())
-        free.append(limit - float((group / "memory.current").read_text()))
+        used = float((group / "memory.current").read_text())
+        cached = (group / "memory.stat").read_text().partition("inactive_file")
+        free.append(limit - used + float(cached[2].split()[0]))
     return min(free)
 
 
@@ -218,9 +220,9 @@ def send_out(crew, n_rollouts, weights, version):
 def next_answer(crew):
     """Return a rollout, an error if it is lost, or None: a successor is up."""
     waiting = crew.playing | crew.restarting
-    done, _ = ray.wait(list(waiting), timeout=120)
+    done, _ = ray.wait(list(waiting), timeout=200)
     if not done:
-        raise TimeoutError("Waited 120 s. Is there a core for each player?")
+        raise TimeoutError("Waited 200 s. Is there a core for each player?")
     reference = done[0]
     player, lost = waiting[reference], crew.playing.pop(reference, None)
     crew.restarting.pop(reference, None)
