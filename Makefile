@@ -74,13 +74,12 @@ test: $(VENV) system-packages ## run every check
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) $(PYTEST_FLAGS)
 
 .PHONY: lab
-lab: export PONG_BUDGET = $(or $(BUDGET),full)
+lab train record: export PONG_BUDGET = $(or $(BUDGET),full)
 lab: $(VENV) ## open the notebooks in JupyterLab, on the full budget
 	@$(BIN)/jupyter lab --notebook-dir=content \
 	    $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS)
 
 .PHONY: train
-train: export PONG_BUDGET = $(or $(BUDGET),full)
 train: export MPLBACKEND = agg
 train: $(VENV) ## run "Train to win" as a program, on the full budget
 	@mkdir -p _build
@@ -90,8 +89,8 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 # What the pages show as recorded. The programs say what each verb takes.
 .PHONY: record
 record: $(VENV) ## record anew most of what the pages show (a night on two cores)
-	@cd scripts && set -e; for part in "pong_from_pixels reinforce" "ppo_in_numpy rally" \
-	    "train_to_win runs critic_games plain agent finish evaluation games" "what_helped ablations" \
+	@cd scripts && set -e; for part in "pong_from_pixels reinforce" \
+	    "train_to_win runs critic_games plain agent finish evaluation games" "ppo_in_numpy rally" "what_helped ablations" \
 	    "what_the_critic_brings pairs parts ablations discount average speed" \
 	    "scale_out scale_out" "play traces weights ages rallies" "what_it_needs erasing variants points openings"; do \
 	    set -- $$part; program=$$1; shift; ../$(BIN)/python $$program.py "$$@"; done
@@ -172,8 +171,8 @@ repository: ## set the project's address everywhere: make repository URL=https:/
 	rm *.bak content/*.bak
 
 .PHONY: clean
-clean: ## remove what the commands made, and .venv
-	rm -rf _build .venv content/video content/checkpoints .pytest_cache .ruff_cache
+clean: ## remove .venv and what was made, but for checkpoints and recordings
+	rm -rf $(MADE) .venv content/video .pytest_cache .ruff_cache
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # Set-up, used by the commands above.
@@ -182,7 +181,7 @@ clean: ## remove what the commands made, and .venv
 $(VENV): $(REQUIREMENTS)
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "Python 3.11 or newer is needed: make PYTHON=python3.13 ..."; exit 2; }
-	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory apt PACKAGES=python3-venv
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory apt PACKAGES="$$("$(PYTHON)" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
 	@rm -rf .venv
 	@"$(PYTHON)" -m venv .venv
 	@echo "Installing $(REQUIREMENTS) into .venv ..."
@@ -201,13 +200,16 @@ $(PEERS): requirements-peers.txt $(VENV)
 	@touch $@
 
 # Debian and Ubuntu: a virtual screen (apt.txt), and for the browser tests Chromium and
-# what Playwright's own driver needs. On other systems the tests use the Chrome that is there.
+# what Playwright's own driver needs. Ubuntu has Chromium only as a snap, so it gets Chrome.
+# On other systems the tests use the Chrome that is there.
 .PHONY: system-packages
 system-packages:
 	@set -e; if command -v apt-get >/dev/null; then \
 	    packages="$$(grep -v '^#' apt.txt | tr '\n' ' ') libatomic1"; \
-	    command -v google-chrome >/dev/null || packages="$$packages chromium"; \
+	    command -v google-chrome >/dev/null || { grep -qs '^ID=ubuntu' /etc/os-release && chrome=1; } || \
+	        packages="$$packages chromium"; \
 	    dpkg -s $$packages >/dev/null 2>&1 || $(MAKE) --no-print-directory apt PACKAGES="$$packages"; \
+	    [ -z "$$chrome" ] || $(BIN)/python -m playwright install chrome; \
 	fi
 
 .PHONY: apt

@@ -28,6 +28,7 @@ from PIL import Image
 
 import recording
 from pong.keep_a_training_safe import (
+    fingerprint,
     load_model,
     open_checkpoints,
     save_model,
@@ -86,6 +87,7 @@ def train_with(model, seed, settings, critic=True, folder=None):
     """Return the run and the history of a training, perhaps kept in _build."""
     start = new_run(new_agent(model), seed, critic)
     made_with = settings | {"seed": seed, "games": N_GAMES}
+    made_with["start"] = fingerprint(model, "")
     games, folder = make_games(N_GAMES), folder and BUILD / folder
     with open_checkpoints(folder, start, made_with) as (run, history, save):
         run, history = train(games, run, seed, settings, np.inf, history, save)

@@ -14,7 +14,7 @@ nothing else; `bench` does the same and writes nothing.
 
 import json
 import os
-import tempfile
+import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
@@ -46,7 +46,7 @@ from pong.train_to_win import (
     train,
 )
 from pong.what_helped import VARIANTS, count_points
-from recording import key_of, main, save_table
+from recording import ROOT, key_of, main, save_table
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 gym.register_envs(ale_py)
@@ -72,7 +72,7 @@ MINUTES = float(os.environ.get("MINUTES", "10"))
 def parts_folder():
     """Return the folder of what is complete, a new one for new settings."""
     name = f"pong-ablations-{key_of(PLAIN, N_DECISIONS, N_GAMES)}"
-    folder = Path(os.environ.get("PONG_ABLATIONS", tempfile.gettempdir()))
+    folder = Path(os.environ.get("PONG_ABLATIONS", ROOT / "_build"))
     (folder / name).mkdir(parents=True, exist_ok=True)
     return folder / name
 
@@ -123,6 +123,7 @@ def ablations():
         for done in pool.map(record_ablation, *zip(*jobs)):
             print(done, flush=True)
     ablations_so_far()
+    shutil.rmtree(parts_folder())  # the next time, it begins anew
 
 
 def ablations_so_far():

@@ -256,7 +256,7 @@ def test_pause_step_slow_motion_and_hidden_tab(game):
     first = pong(game, "pong.game.frames")
     press(game, "One decision further")
     assert first % 4 == 0 and pong(game, "pong.game.frames") == first + 4
-    assert "It chose" in game.locator(".pong-stage .pong-status").inner_text()
+    assert "it chose" in game.locator(".pong-stage .pong-status").inner_text()
     press(game, "Resume")
     game.evaluate("""() => {
       Object.defineProperty(document, "hidden", { value: true, configurable: true });

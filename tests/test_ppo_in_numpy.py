@@ -116,7 +116,7 @@ def test_adam_agrees_with_the_plain_formula(max_grad_norm):
     scales = {k: 10 ** rng.uniform(-7, -2, s) for k, s in shapes.items()}
     w, *gradients = ({k: rng.normal(0, x) for k, x in scales.items()} for _ in range(4))
     m, s = dict.fromkeys(shapes, 0), dict.fromkeys(shapes, 0)
-    agent = ppo.new_agent({k: x.astype(np.float32) for k, x in w.items()})
+    agent = ppo.new_agent({k: np.asfortranarray(x, np.float32) for k, x in w.items()})
     for n, gradient in enumerate(gradients, 1):
         given = {k: g.astype(np.float32) for k, g in gradient.items()}
         for part in (given, *agent[:3]):

@@ -170,7 +170,7 @@ def test_binder_accepts_the_repository():
     assert done.returncode == 0, done.stdout
     assert "Building conda environment for python=3.13" in done.stdout
     # The repository is there before the environment that refers to its lock.
-    copied = done.stdout.index("COPY --chown=0:0 src/")
+    copied = done.stdout.index(" src/ ${REPO_DIR}/")
     assert '--file "binder/environment.yml"' in done.stdout[copied:]
     assert "binder/environment.yml" not in done.stdout[:copied]
     assert "./binder/postBuild" in done.stdout

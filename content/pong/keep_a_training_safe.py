@@ -28,7 +28,7 @@ def fingerprint(arrays, text):
 
 def save_arrays(path, arrays, facts):
     """Write arrays and facts to a file, completely or not at all."""
-    text = json.dumps(facts)
+    arrays, text = {k: a.copy() for k, a in arrays.items()}, json.dumps(facts)
     metadata = {"facts": text, "sha256": fingerprint(arrays, text)}
     partial = Path(path).with_name(f".{Path(path).name}.partial")
     try:
@@ -100,7 +100,7 @@ def save_small_model(path, model, facts):
     factors = np.maximum(np.abs(model["W1"]).max(axis=0), 1e-9) / 127
     small = {name: w.astype(np.float16) for name, w in model.items()}
     small["W1"] = np.rint(model["W1"] / factors).astype(np.int8)
-    small["factors"] = factors
+    small["factors"] = factors.astype(np.float32)
     check_arrays(path, small, small)
     save_arrays(Path(path), small, facts)
 
@@ -164,7 +164,7 @@ def unpack_run(arrays, facts):
 
 def read_checkpoint(path, start, made_with):
     """Return the run and the history in a checkpoint."""
-    arrays, facts = load_arrays(path)
+    arrays, facts = load_arrays(path, max_bytes=10**9)
     then = facts.get("made_with") if isinstance(facts, dict) else None
     if not isinstance(then, dict) or facts.get("format") != 1:
         raise ValueError(f"{path}: not a checkpoint of this chapter")
@@ -252,7 +252,7 @@ def open_checkpoints(folder, start, made_with, every=30):
         return
     model, folder = start.agent.model, Path(folder)
     shapes = {name: list(w.shape) for name, w in model.items()}
-    made_with = made_with | {"shapes": shapes}
+    made_with = json.loads(json.dumps(made_with | {"shapes": shapes}))
     lock = lock_folder(folder)
     try:
         newest = newest_checkpoint(folder, start, made_with)

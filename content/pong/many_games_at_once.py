@@ -165,7 +165,7 @@ def choose_actions(logits, rng=None):
 
     0 is up, 1 down, 2 stay. Without rng it is the most probable one: greedy.
     """
-    log_probs = log_softmax(logits)
+    log_probs = log_softmax(np.asarray_chkfinite(logits))
     if rng is None:
         actions = log_probs.argmax(axis=1)
     else:

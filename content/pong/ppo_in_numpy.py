@@ -128,7 +128,7 @@ def new_agent(model):
 
 def adam_array(w, m, s, g, scale, rate, tiny):
     """Return the new w, m, and s of one array, computed part by part."""
-    out = [np.empty_like(w) for _ in range(3)]
+    out = [np.empty(w.shape, w.dtype) for _ in range(3)]
     new_w, new_m, new_s = (array.reshape(-1) for array in out)
     w, m, s, g = (array.reshape(-1) for array in (w, m, s, g))
     for i in range(0, w.size, 32768):

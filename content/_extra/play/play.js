@@ -32,7 +32,7 @@ export function mount(root) {
   const state = { game: null, mode: "idle", speed: 1, console: false, models: new Map() };
   const history = { up: [], down: [], stay: [], value: [] };
   const held = new Set();
-  let pointerRow = null, waiting = 0, last = null, ticket = 0, announced = "", decisions = 0;
+  let pointerRow = null, waiting = 0, last = null, ticket = 0, announced = "", decisions = 0, gone = false;
 
   // What there is to see.
   const status = element("p.pong-status", { "aria-live": "polite" }, "First to 21 wins.");
@@ -107,6 +107,7 @@ export function mount(root) {
 
   async function begin() {
     start.disabled = true;
+    gone = false; // who has just pressed Start is here
     try {
       if (!state.game) {
         say("Loading the agent …");
@@ -121,6 +122,7 @@ export function mount(root) {
     } catch (error) {
       if (!(error instanceof TypeError)) return giveUp(root, error.message);
       start.disabled = false; // fetch has found no connection
+      start.focus();
       return say("The agent could not be loaded. Press Start to try again.");
     }
     const [, , forbid, hide] = options.map((node) => node.getAttribute("aria-pressed") === "true");
@@ -131,6 +133,7 @@ export function mount(root) {
     waiting = 0;
     start.disabled = false;
     start.textContent = "New game";
+    if (gone || document.hidden) return setMode("paused", "The game is ready: press Resume.");
     canvas.focus({ preventScroll: true });
     root.querySelector(".pong-stage").scrollIntoView({ block: "nearest" });
     if (reduced.matches) {
@@ -140,6 +143,7 @@ export function mount(root) {
 
   async function changeAge() {
     const mine = ++ticket, name = ages.value;
+    if (!state.models.has(name)) say("Loading that agent …");
     try {
       const model = await fetchModel(name);
       if (mine !== ticket) return; // another one has been chosen since
@@ -226,7 +230,7 @@ export function mount(root) {
     if (state.mode !== "paused") return;
     const { action, thought } = state.game;
     const p = round(thought.probabilities[action]);
-    say(`It chose “${["up", "down", "stay"][action]}”, with a probability of ${p}.`);
+    say(`Decision ${decisions}: it chose “${["up", "down", "stay"][action]}”, with a probability of ${p}.`);
   }
 
   // Keys, while the game runs and no other field wants them.
@@ -257,7 +261,7 @@ export function mount(root) {
     if (document.hidden && state.mode === "running") setMode("paused", "The page was hidden.");
   });
   if ("IntersectionObserver" in window) new IntersectionObserver((entries) => {
-    const gone = !entries.at(-1).isIntersecting;
+    gone = !entries.at(-1).isIntersecting;
     if (gone && state.mode === "running") setMode("paused", "The game was out of sight.");
   }).observe(built);
   reduced.addEventListener?.("change", () => {
