@@ -168,7 +168,8 @@ def discount():
     """Record the first million decisions with a discount and without it."""
     jobs = [(seed, gamma) for seed in DISCOUNT_SEEDS for gamma in DISCOUNTS]
     rows = in_parallel(discount_of, jobs)
-    recording.save_table("critic-discount", rows, **FACTS)
+    rest = {k: value for k, value in SETTINGS.items() if k != "gamma"}
+    recording.save_table("critic-discount", rows, **FACTS | {"settings": rest})
     for part in BUILD.glob("discount-*.json"):  # the next time, it begins anew
         part.unlink()
 

@@ -101,7 +101,6 @@ def test_outputs_are_those_of_the_notebook(executed):
 
 
 def test_something_happens_after_every_few_cells(executed):
-    """Folded code counts, too."""
     for cells in executed.values():
         lines = definitions = 0
         for cell in cells:
@@ -169,7 +168,6 @@ def test_internal_links_lead_somewhere(book, soups, config):
 
 
 def test_every_source_is_cited_and_found_in_the_world(pages):
-    """The list has only what is cited."""
     sources = pages["references"].select(".citation")
     bib = (CONTENT / "references.bib").read_text(encoding="utf-8")
     assert len(sources) == len(re.findall("^@", bib, re.MULTILINE))

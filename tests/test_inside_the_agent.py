@@ -38,7 +38,6 @@ def whole(watched):
 
 
 def test_watched_games_are_those_of_the_evaluation(model, whole):
-    """And the same alone as side by side."""
     games = inside.watch(model, SEEDS)
     evaluated = recorded("evaluation").query("actions == 'greedy'")
     for game, row in zip(games, evaluated.set_index("seed").loc[SEEDS].itertuples()):

@@ -15,7 +15,6 @@ from pong import pong_from_pixels as chapter
     tolerance=8,  # fonts are drawn a little differently from system to system
 )
 def test_picture_shows_what_the_chapter_computes():
-    """`make picture` draws it anew."""
     env = chapter.make_pong()
     env.reset(seed=42)
     rng = np.random.default_rng(12288743)

@@ -105,7 +105,6 @@ def test_package_needs_what_it_imports_and_no_more():
 
 
 def test_wheel_holds_the_package_and_its_data(tmp_path):
-    """It is made from an sdist, which is made from the files of the project."""
     options = ("--quiet", "--offline", "--no-build-isolation", "--out-dir", tmp_path)
     python("uv", "build", *options, "--python", sys.executable)
     (wheel,) = tmp_path.glob("*.whl")
@@ -126,6 +125,7 @@ TOGETHER = [
     ("erasing", "variants"),
     ("reference-runs", "gauges", "plain-runs", "critic-games", "critic-speed"),
     ("evaluation", "ages", "rallies"),
+    ("critic-ablations", "critic-discount"),
 ]
 
 
@@ -137,7 +137,6 @@ def test_tables_side_by_side_are_of_one_day_and_machine(names):
 
 
 def test_jupyterlab_opens_md_files_as_notebooks(tmp_path, monkeypatch):
-    """What binder/postBuild runs does what it says."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
     monkeypatch.delenv("JUPYTER_CONFIG_DIR", raising=False)
@@ -255,6 +254,7 @@ def test_make_works_in_a_folder_with_any_name(tmp_path):
 def test_make_tells_notebooks_how_long_to_train(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "content").mkdir()
+    (tmp_path / "scripts").mkdir()
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
     say = 'echo "$PONG_BUDGET [$MPLBACKEND]"; command -v ruff || true'
@@ -266,6 +266,7 @@ def test_make_tells_notebooks_how_long_to_train(tmp_path):
     for target, variables, budget in (
         ("book", {}, "quick"),
         ("lab", {}, "full"),
+        ("record", {}, "full"),
         ("book", {"PONG_BUDGET": "7"}, "7"),
         ("lab", {"BUDGET": "quick"}, "quick"),
         ("lab", {"PONG_BUDGET": "quick"}, "quick"),

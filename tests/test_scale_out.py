@@ -200,7 +200,6 @@ def test_training_outlives_a_player_and_a_node(cluster):
         node = scale_out.ray.get_runtime_context().get_node_id()
         return scale_out.__file__, node, self.seed
 
-    # The package has traveled to both nodes.
     places = [p.__ray_call__.remote(place) for p in players]
     files, nodes, seeds = zip(*ray.get(places, timeout=200))
     assert len(set(seeds)) == 2  # each plays games of its own
