@@ -26,6 +26,8 @@
     const script = document.createElement("script");
     script.src = mathjax;
     script.addEventListener("load", typeset);
+    const retry = () => addEventListener("online", begin, { once: true });
+    script.addEventListener("error", retry);
     document.head.append(script);
   };
 
