@@ -4,14 +4,15 @@
     python scripts/what_the_critic_brings.py average speed
 
 `speed` counts seconds and wants the computer for itself. The others train an agent
-on each core and count decisions, so the computer may do other things. `ablations`
-and `discount` keep what is complete in _build, so they can be stopped and go on.
-The whole trainings are recorded by train_to_win.py.
+on each core and count decisions, so the computer may do other things. They keep
+what is complete in _build, so they can be stopped and go on. The whole trainings
+are recorded by train_to_win.py.
 """
 
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from multiprocessing import get_context
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy
@@ -72,7 +73,7 @@ def start_of(seed, critic):
 
 def count_points(job):
     """Return rows with the points of each part of a training's beginning."""
-    name, seed, critic, changed = job
+    name, seed, critic, changed, n_decisions = job
     rows, points = [], np.zeros(2, int)
     games, start = make_games(N_GAMES), start_of(seed, critic)
     for run, row in training(games, start, seed, SETTINGS | changed):
@@ -81,48 +82,72 @@ def count_points(job):
             won, lost = points.tolist()
             facts = {"agent": name, "seed": seed, "decisions": run.decisions}
             rows.append(facts | {"won": won, "lost": lost})
+            rows[-1]["mean_return"] = round(row["mean_return"], 2)
             points[:] = 0
-        if run.decisions >= N_DECISIONS:
+        if run.decisions >= n_decisions:
             break
     close(games)
+    return rows
+
+
+def part_of(function, job):
+    """Return the file in which the rows of a function's job are kept."""
+    key = recording.key_of(
+        function.__name__, SETTINGS, N_DECISIONS, EVERY, job
+    )
+    return BUILD / f"critic-{key}.json"
+
+
+def rows_of(function, job):
+    """Return the rows of a function's job, which is not done twice."""
+    part = part_of(function, job)
+    if not part.exists():
+        BUILD.mkdir(exist_ok=True)
+        recording.write(part, json.dumps(function(job)))
+    rows = json.loads(part.read_text(encoding="utf-8"))
     print(rows[-1], flush=True)
     return rows
 
 
-def in_parallel(function, jobs):
-    """Return the rows of a function's jobs, with a process for each core."""
+def record(table, function, jobs, columns=(), **facts):
+    """Record the rows of a function's jobs, with a process for each core."""
     spawn = get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), spawn, set_up, ("1.0",)) as pool:
-        return [row for rows in pool.map(function, jobs) for row in rows]
+        done = pool.map(rows_of, repeat(function), jobs)
+        rows = pd.DataFrame([row for rows in done for row in rows])
+    recording.save_table(
+        table, rows.rename(columns=dict(columns)), **FACTS | facts
+    )
+    for job in jobs:  # the next time, it begins anew
+        part_of(function, job).unlink()
 
 
 def pairs():
     """Record the beginnings of agents with the critic and without it."""
-    jobs = [(n, s, c, {}) for n, (c, seeds) in AGENTS.items() for s in seeds]
-    rows = in_parallel(count_points, jobs)
-    recording.save_table("critic-pairs", rows, **FACTS)
+    jobs = [
+        (name, seed, critic, {}, N_DECISIONS)
+        for name, (critic, seeds) in AGENTS.items()
+        for seed in seeds
+    ]
+    record("critic-pairs", count_points, jobs)
 
 
 def parts():
     """Record the beginnings of agents with one setting as without a critic."""
-    jobs = [(n, s, True, d) for n, d in PARTS.items() for s in PARTS_SEEDS]
-    rows = in_parallel(count_points, jobs)
-    recording.save_table("critic-parts", rows, **FACTS)
+    jobs = [
+        (name, seed, True, changed, N_DECISIONS)
+        for name, changed in PARTS.items()
+        for seed in PARTS_SEEDS
+    ]
+    record("critic-parts", count_points, jobs)
 
 
 def ablation_of(job):
     """Return rows with the points of an agent that lacks a part, but no critic."""
     name, seed = job
-    key = recording.key_of(SETTINGS, name, N_DECISIONS, EVERY)
-    part = BUILD / f"critic-{key}-{seed}.json"
-    BUILD.mkdir(exist_ok=True)
-    if not part.exists():
-        rows = ablate(name, seed, SETTINGS, N_DECISIONS, EVERY, critic=True)
-        recording.write(part, json.dumps(rows))
-    rows = json.loads(part.read_text(encoding="utf-8"))
+    rows = ablate(name, seed, SETTINGS, N_DECISIONS, EVERY, critic=True)
     if name == "the plain agent":
         rows = [row | {"variant": "with the critic"} for row in rows]
-    print(rows[-1], flush=True)
     return rows
 
 
@@ -133,45 +158,19 @@ def ablations():
         for name, n_seeds in REMOVED.items()
         for k in range(n_seeds)
     ]
-    rows = in_parallel(ablation_of, jobs)
-    recording.save_table("critic-ablations", rows, **FACTS)
-    for part in BUILD.glob("critic-*.json"):  # the next time, it begins anew
-        part.unlink()
-
-
-def discount_of(job):
-    """Return rows with the points of an agent with one of the DISCOUNTS."""
-    seed, gamma = job
-    settings = SETTINGS | {"gamma": gamma}
-    part = BUILD / f"discount-{recording.key_of(settings, LONGER)}-{seed}.json"
-    BUILD.mkdir(exist_ok=True)
-    if not part.exists():
-        rows, points, games = [], np.zeros(2, int), make_games(N_GAMES)
-        for run, row in training(games, start_of(seed, True), seed, settings):
-            points += row["won"], row["lost"]
-            if run.decisions < EVERY * (len(rows) + 1):
-                continue
-            facts = {"gamma": gamma, "seed": seed, "decisions": run.decisions}
-            rows.append(facts | dict(zip(("won", "lost"), points.tolist())))
-            rows[-1]["mean_return"] = round(row["mean_return"], 2)
-            points[:] = 0
-            if run.decisions >= LONGER:
-                break
-        close(games)
-        recording.write(part, json.dumps(rows))
-    rows = json.loads(part.read_text(encoding="utf-8"))
-    print(rows[-1], flush=True)
-    return rows
+    record("critic-ablations", ablation_of, jobs)
 
 
 def discount():
     """Record the first million decisions with a discount and without it."""
-    jobs = [(seed, gamma) for seed in DISCOUNT_SEEDS for gamma in DISCOUNTS]
-    rows = in_parallel(discount_of, jobs)
+    jobs = [
+        (gamma, seed, True, {"gamma": gamma}, LONGER)
+        for seed in DISCOUNT_SEEDS
+        for gamma in DISCOUNTS
+    ]
     rest = {k: value for k, value in SETTINGS.items() if k != "gamma"}
-    recording.save_table("critic-discount", rows, **FACTS | {"settings": rest})
-    for part in BUILD.glob("discount-*.json"):  # the next time, it begins anew
-        part.unlink()
+    columns = {"agent": "gamma"}
+    record("critic-discount", count_points, jobs, columns, settings=rest)
 
 
 def average_of(job):
@@ -196,7 +195,6 @@ def average_of(job):
                 returns, _ = evaluate(model, *how)
                 rows.append(facts | {"weights": weights, "actions": way})
                 rows[-1]["return"] = round(float(returns.mean()), 2)
-                print(rows[-1], flush=True)
         if not when:
             break
     close(games)
@@ -210,10 +208,8 @@ def average():
         ("the plain agent", False, PLAIN),
     )
     jobs = [(n, seed, *how) for seed in SEEDS for n, *how in names]
-    rows = in_parallel(average_of, jobs)
-    settings = {"without the critic": PLAIN, **FACTS}
-    settings |= {"games of each agent": AVERAGE_GAMES}
-    recording.save_table("critic-average", rows, **settings)
+    facts = {"without the critic": PLAIN, "games of each agent": AVERAGE_GAMES}
+    record("critic-average", average_of, jobs, **facts)
 
 
 def speed():

@@ -76,7 +76,6 @@ def lab(tmp_path_factory):
 @pytest.mark.parametrize("newer", [".md", ".ipynb"])
 @pytest.mark.parametrize("folder", [".", "content"])
 def test_jupyterlab_opens_and_saves_without_a_change(lab, folder, newer):
-    """It refuses a pair that differs if the .ipynb is newer; else it takes the .md."""
     for source in SOURCES:
         md = lab.root / folder / source.name
         pair = (md, md.with_suffix(".ipynb"))

@@ -25,7 +25,6 @@ def small_case(rng, ratios, advantages):
 @pytest.mark.parametrize("weight", [1, -1, 0])
 @pytest.mark.parametrize("ratios", [(0.85, 1.15), (1.3, 1.6), (0.5, 0.7), (0.5, 1.6)])
 def test_gradient_agrees_with_finite_differences(ratios, weight):
-    """With all terms together; the page looks at each one alone."""
     rng, coefficients = np.random.default_rng(8), (0.2, 0.3, 0.5)
     advantages = weight * rng.uniform(0.5, 2, 9)
     model, batch = small_case(rng, rng.uniform(*ratios, 9), advantages)

@@ -229,7 +229,6 @@ def test_make_repository_changes_the_address(tmp_path, config):
 
 @pytest.mark.skipif(os.name == "nt", reason="such names are not usual there")
 def test_make_works_in_a_folder_with_any_name(tmp_path):
-    """What only cleans and asks: whole commands are for CI's own folder."""
     folder = tmp_path / "J\u00fcrgens B\u00fccher (1)"
     others = folder / "content" / "Untitled Folder" / "__pycache__"
     others.mkdir(parents=True)

@@ -33,14 +33,17 @@ def test_what_the_page_says_of_pairs():
     assert {*parts["seeds"], *parts["effect"]} == {10, "not known"}
     assert table[["seeds", "effect"]].values.tolist() == [[10, "more"], [4, "less"]]
     removed = shares.loc[301:320, tables[3]["agent"].unique()]
-    later = recorded("critic-discount").query("decisions > 1e6")
-    later = later.assign(share=later["won"] / (later["won"] + later["lost"]))
-    later = later.pivot(index="seed", columns="gamma", values="share")[[1.0, 0.99]]
+    longer = recorded("critic-discount").eval("share = won / (won + lost)")
+    longer = longer.pivot(index=["decisions", "seed"], columns="gamma")["share"]
+    early, later = (longer.loc[n][[1.0, 0.99]] for n in (253_952, 1_003_520))
     looks = removed.loc[:310], removed.loc[311:].iloc[:, :2].dropna(), later
     found = [e for t in looks for e in compare(t, np.random.default_rng(0))["effect"]]
     effects = ["more", "not known", "not known", "less", "less", "more", "not known"]
-    less = sum(later[0.99] < later[1.0])
-    assert (found, *later.mean().round(2), less) == (effects, 0.73, 0.73, 4)
+    less = [sum(t[0.99] < t[1.0]) for t in (early, later)]
+    assert (found, *later.mean().round(2), less) == (effects, 0.73, 0.73, [5, 4])
+    sixteen = np.vstack([early, looks[1]]).T[::-1]
+    interval = paired_interval(*sixteen, np.random.default_rng(0))
+    assert np.round(interval, 2).tolist() == [0.06, -0.02, 0.14]
     gains = ends["with the critic"] - ends["the plain agent"]
     means = [*ends.mean()[:2].round(2), *fresh.mean()[::4].round(2)]
     assert [sum(gains > 0.09), sum(gains < 0), *means] == [7, 3, 0.37, 0.48, 0.46, 0.39]

@@ -100,7 +100,7 @@ def free_memory(root="/"):
         available = text.partition("MemAvailable:")[2].split()[0]
         free.append(1024 * float(available))
     # A container, such as Binder's, may have less than its computer.
-    with suppress(OSError, ValueError):  # "max" is no number, and no limit
+    with suppress(OSError, ValueError, IndexError):  # "max" is no limit
         group = system / "sys/fs/cgroup"
         limit = float((group / "memory.max").read_text())
         used = float((group / "memory.current").read_text())
