@@ -91,7 +91,7 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 record: $(VENV) ## record anew most of what the pages show (a night on two cores)
 	@cd scripts && set -e; for part in "pong_from_pixels reinforce" \
 	    "train_to_win runs critic_games plain agent finish evaluation games" "ppo_in_numpy rally" "what_helped ablations" \
-	    "what_the_critic_brings pairs parts ablations discount average speed" \
+	    "what_the_critic_brings pairs parts ablations discount average more_runs speed" \
 	    "scale_out scale_out" "play traces weights ages rallies" "what_it_needs erasing variants points openings"; do \
 	    set -- $$part; program=$$1; shift; ../$(BIN)/python $$program.py "$$@"; done
 

@@ -1,7 +1,7 @@
 """Record what "What the critic brings" shows.
 
     python scripts/what_the_critic_brings.py pairs parts ablations discount
-    python scripts/what_the_critic_brings.py average speed
+    python scripts/what_the_critic_brings.py average more_runs speed
 
 `speed` counts seconds and wants the computer for itself. The others train an agent
 on each core and count decisions, so the computer may do other things. They keep
@@ -11,6 +11,7 @@ are recorded by train_to_win.py.
 
 import json
 import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
@@ -35,7 +36,7 @@ from pong.train_to_win import (
 )
 from pong.what_helped import count_points as ablate
 from pong.what_the_critic_brings import Average
-from train_to_win import BUILD, SEEDS, random_model
+from train_to_win import BUILD, SEEDS, random_model, table, train_with
 
 N_DECISIONS, EVERY = 250_000, 50_000
 AVERAGE_GAMES, FIRST_AVERAGE_GAME = 20, 500_000
@@ -63,6 +64,7 @@ REMOVED = {  # what is taken away from the agent with the critic; how many seeds
 }
 FIRST_REMOVED_SEED = 301
 LONGER, DISCOUNTS, DISCOUNT_SEEDS = 1_000_000, (1.0, 0.99), range(371, 377)
+MORE_SEEDS = (6, 7, 8, 9, 10)
 FACTS = {"games": N_GAMES, "settings": SETTINGS}
 
 
@@ -173,6 +175,20 @@ def discount():
     record("critic-discount", count_points, jobs, columns, settings=rest)
 
 
+def run_of(seed):
+    """Return rows of a whole training, without its minutes."""
+    folder = f"more-runs-{seed}"
+    _, history = train_with(random_model(seed), seed, SETTINGS, True, folder)
+    shutil.rmtree(BUILD / folder)
+    rows = table(seed, history)
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def more_runs():
+    """Record trainings with five more seeds, which take 40 minutes a pair."""
+    record("more-runs", run_of, MORE_SEEDS, seeds=MORE_SEEDS)
+
+
 def average_of(job):
     """Return rows with new games of an agent, and of the average of its weights."""
     name, seed, critic, settings = job
@@ -234,5 +250,5 @@ def speed():
 
 if __name__ == "__main__":
     set_up("1.0")
-    commands = (pairs, parts, ablations, discount, average, speed)
+    commands = (pairs, parts, ablations, discount, average, more_runs, speed)
     recording.main({command.__name__: command for command in commands})
