@@ -147,8 +147,8 @@ alone: ## run each notebook alone in an empty folder, with PYTHON as it is
 	done
 
 .PHONY: binder
-binder: $(VENV) ## build the image that Binder would build (needs Docker)
-	@$(BIN)/jupyter-repo2docker --no-run .
+binder: $(VENV) ## build the image that Binder would build of this commit (needs Docker)
+	@$(BIN)/jupyter-repo2docker --no-run "file://$(CURDIR)"
 
 .PHONY: linkcheck
 linkcheck: book ## check that links to other sites still work (needs the internet)
@@ -162,9 +162,9 @@ lock: $(VENV) ## make requirements*.txt from pyproject.toml, with the newest rel
 	@$(LOCK) --upgrade --constraint requirements-dev.txt --output-file requirements.txt
 
 .PHONY: repository
-repository: ## set the project's address everywhere: make repository URL=https://github.com/you/pong
-	@set -e; echo "$(URL)" | grep -Eq '^https://github.com/[^/ ]+/[^/ ]+$$' || \
-	    { echo "say which: make repository URL=https://github.com/you/pong"; exit 2; }
+repository: ## set the project's address everywhere: make repository URL=https://github.com/you/your-copy
+	@set -e; echo "$(URL)" | grep -v '\.git$$' | grep -Eq '^https://github.com/[^/ ]+/[^/ ]+$$' || \
+	    { echo "say which: make repository URL=https://github.com/you/your-copy"; exit 2; }
 	@set -e; old=$$(sed -n 's|^  url: https://github.com/||p' _config.yml); new="$(URL)"; \
 	files="_config.yml CITATION.cff README.md $$(grep -l "$$old" content/*.md content/*.ipynb)"; \
 	sed -i.bak "s|$$old|$${new#https://github.com/}|g" $$files; \
@@ -179,8 +179,8 @@ clean: ## remove .venv and what was made, but for checkpoints and recordings
 
 # pip brings uv, which installs the rest in seconds.
 $(VENV): $(REQUIREMENTS)
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "Python 3.11 or newer is needed: make PYTHON=python3.13 ..."; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	    { echo "Python 3.11 to 3.14 is needed: make PYTHON=python3.13 ..."; exit 2; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory apt PACKAGES="$$("$(PYTHON)" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
 	@rm -rf .venv
 	@"$(PYTHON)" -m venv .venv
@@ -217,5 +217,5 @@ apt:
 	@command -v apt-get >/dev/null || { echo "please install $(PACKAGES) with your system's package manager"; exit 2; }
 	@set -e; sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	echo "Installing $(PACKAGES) with apt-get ..."; \
-	$$sudo apt-get update -qq; \
-	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null
+	$$sudo apt-get -o DPkg::Lock::Timeout=600 update -qq; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends $(PACKAGES) >/dev/null

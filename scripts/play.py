@@ -166,9 +166,7 @@ def weights():
         make_games(N_GAMES),
     )
     WEIGHTS.mkdir(parents=True, exist_ok=True)
-    save_small(
-        "untrained", {name: w.copy() for name, w in model.items()}, 0, seed
-    )
+    save_small("untrained", model, 0, seed)
     due = dict(AGES)
     start = new_run(new_agent(model), seed, critic=False)
     for run, _ in training(games, start, seed, settings):

@@ -96,17 +96,15 @@ def reinforce():
                 "mean_return": returns.mean(),
             }
         )
-        save_table(
-            "reinforce",
-            rows,
-            seed=SEED,
-            settings=SETTINGS,
-            seconds="processor time of one core",
-        )
         print(rows[-1], flush=True)
         if time.process_time() - start > limit:
             break
     env.close()
+    if limit < 2400:
+        return print("shorter than 40 minutes: the recorded table stays")
+    facts = {"seed": SEED, "settings": SETTINGS}
+    seconds = "processor time of one core"
+    save_table("reinforce", rows, **facts, seconds=seconds)
 
 
 if __name__ == "__main__":

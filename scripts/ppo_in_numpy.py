@@ -1,5 +1,9 @@
 """Record what "PPO in NumPy" shows: `python scripts/ppo_in_numpy.py rally`."""
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy
+
 import gymnasium as gym
 import numpy as np
 import pandas as pd

@@ -118,8 +118,8 @@ def record_runs(name, settings, critic):
     rows, gauges, peaks = [], [], []
     made = {"seeds": SEEDS, "games": N_GAMES, "settings": settings}
     for seed in SEEDS:
-        model = random_model(seed)
-        run, history = train_with(model, seed, settings, critic)
+        model, kept = random_model(seed), f"{name}-{seed}-kept"
+        run, history = train_with(model, seed, settings, critic, kept)
         save_model(BUILD / f"{name}-{seed}", run.agent.model, made)
         rows += table(seed, history)
         gauges.append(gauges_of(seed, history).round(6))
@@ -128,6 +128,8 @@ def record_runs(name, settings, critic):
         print(rows[-1], peaks[-1], flush=True)
     memory = {"peak memory after each seed (MB)": peaks}
     recording.save_table(name, rows, **made, **memory)
+    for seed in SEEDS:  # the next time, it begins anew
+        shutil.rmtree(BUILD / f"{name}-{seed}-kept")
     return pd.concat(gauges), made
 
 
@@ -192,8 +194,8 @@ def finish():
         "settings": FINISH,
         "mean return of the last 50 training games": mean,
     }
-    save_model(WEIGHTS, run.agent.model, known)
     write_facts(known)
+    save_model(WEIGHTS, run.agent.model, known)
     shutil.rmtree(BUILD / "agent-finish")
 
 

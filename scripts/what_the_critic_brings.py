@@ -12,6 +12,7 @@ are recorded by train_to_win.py.
 import json
 import os
 import shutil
+import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
@@ -34,6 +35,7 @@ from pong.train_to_win import (
     train,
     training,
 )
+from pong.what_helped import VARIANTS
 from pong.what_helped import count_points as ablate
 from pong.what_the_critic_brings import Average
 from train_to_win import BUILD, SEEDS, random_model, table, train_with
@@ -117,9 +119,10 @@ def record(table, function, jobs, columns=(), **facts):
     with ProcessPoolExecutor(os.cpu_count(), spawn, set_up, ("1.0",)) as pool:
         done = pool.map(rows_of, repeat(function), jobs)
         rows = pd.DataFrame([row for rows in done for row in rows])
-    recording.save_table(
-        table, rows.rename(columns=dict(columns)), **FACTS | facts
-    )
+    ended = [part_of(function, job).stat().st_mtime for job in jobs]
+    days = {time.strftime("%Y-%m-%d", time.localtime(t)) for t in ended}
+    facts = FACTS | {"trained": sorted(days)} | facts
+    recording.save_table(table, rows.rename(columns=dict(columns)), **facts)
     for job in jobs:  # the next time, it begins anew
         part_of(function, job).unlink()
 
@@ -146,7 +149,7 @@ def parts():
 
 def ablation_of(job):
     """Return rows with the points of an agent that lacks a part, but no critic."""
-    name, seed = job
+    name, seed, _ = job
     rows = ablate(name, seed, SETTINGS, N_DECISIONS, EVERY, critic=True)
     if name == "the plain agent":
         rows = [row | {"variant": "with the critic"} for row in rows]
@@ -156,7 +159,7 @@ def ablation_of(job):
 def ablations():
     """Record the beginnings of agents with the critic that lack another part."""
     jobs = [
-        (name, FIRST_REMOVED_SEED + k)
+        (name, FIRST_REMOVED_SEED + k, VARIANTS[name][0])
         for name, n_seeds in REMOVED.items()
         for k in range(n_seeds)
     ]
@@ -177,16 +180,17 @@ def discount():
 
 def run_of(seed):
     """Return rows of a whole training, without its minutes."""
-    folder = f"more-runs-{seed}"
+    folder = f"more-checkpoints-{seed}"
     _, history = train_with(random_model(seed), seed, SETTINGS, True, folder)
-    shutil.rmtree(BUILD / folder)
     rows = table(seed, history)
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 def more_runs():
-    """Record trainings with five more seeds, which take 40 minutes a pair."""
+    """Record trainings with five more seeds: an hour or two on two cores."""
     record("more-runs", run_of, MORE_SEEDS, seeds=MORE_SEEDS)
+    for seed in MORE_SEEDS:
+        shutil.rmtree(BUILD / f"more-checkpoints-{seed}", ignore_errors=True)
 
 
 def average_of(job):
@@ -250,5 +254,13 @@ def speed():
 
 if __name__ == "__main__":
     set_up("1.0")
-    commands = (pairs, parts, ablations, discount, average, more_runs, speed)
+    commands = (
+        pairs,
+        parts,
+        ablations,
+        discount,
+        average,
+        more_runs,
+        speed,
+    )
     recording.main({command.__name__: command for command in commands})

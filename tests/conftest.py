@@ -92,7 +92,7 @@ def clean_env(tmp_path, **changes):
 
 def left_behind(env):
     """Return the processes that still run in an environment, after a while."""
-    left, deadline = True, time.monotonic() + 20
+    left, deadline = True, time.monotonic() + 120
     while left and time.monotonic() < deadline:
         time.sleep(0.2)
         left = [

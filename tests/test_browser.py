@@ -48,9 +48,10 @@ SCROLLING = """[...document.querySelectorAll(
 
 
 @pytest.fixture(scope="module")
-def site(book):
+def site(book, config):
     """Serve the book on this computer, and return its address."""
-    with serve(book.html, "/pong-from-pixels/") as address:  # as on GitHub Pages
+    name = config["repository"]["url"].rsplit("/", 1)[-1]
+    with serve(book.html, f"/{name}/") as address:  # as on GitHub Pages
         yield address
 
 
@@ -189,7 +190,7 @@ def test_keyboard_reaches_the_text(visit):
     tab = visit(PAGES[1])
     tab.keyboard.press("Tab")
     tab.keyboard.press("Enter")
-    assert tab.url.endswith("#main-content")
+    tab.wait_for_url("**#main-content")
     # The theme's switch: auto, light, dark.
     switch = tab.locator("button.theme-switch-button").first
     seen = set()

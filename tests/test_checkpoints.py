@@ -1,7 +1,4 @@
-"""Whatever happens while "Train to win" trains, the agent so far is there.
-
-Drills, not mocks, where that is possible: real kills, signals, and full disks.
-"""
+"""Where possible, drills instead of mocks: real kills, signals, and full disks."""
 
 import errno
 import io
@@ -517,7 +514,7 @@ def test_memory_files_and_threads_stay_as_they_are(tmp_path):
 
     def look(rewards):
         status = Path("/proc/self/status").read_text()
-        numbers = re.findall(r"(?:VmRSS|Threads):\s+(\d+)", status)
+        numbers = re.findall(r"(?:RssAnon|Threads):\s+(\d+)", status)
         looks.append([*map(int, numbers), len(os.listdir("/proc/self/fd"))])
 
     train(tmp_path)  # the first time, tqdm starts a thread, and keeps it

@@ -1,8 +1,4 @@
-"""The court against the emulator, and with the agent.
-
-That it follows the recorded games, and looks right while somebody plays at
-random, is what the page prints, which is compared.
-"""
+"""The court against the emulator, and with the agent; the page prints the rest."""
 
 import numpy as np
 

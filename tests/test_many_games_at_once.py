@@ -1,5 +1,7 @@
 """The functions of "Many games at once"."""
 
+from unittest.mock import Mock
+
 import gymnasium as gym
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal, assert_equal
@@ -33,18 +35,11 @@ def test_next_scene_moves_on_and_forgets_where_a_game_is_over():
         assert_equal(scene, expected)
 
 
-class ScriptedGames:
-    """A group of games with prepared pictures, rewards and ends."""
-
-    def __init__(self, *script):
-        self.sent, self.script = [], zip(*script)
-
-    def send(self, actions):
-        self.sent.append(actions)
-
-    def recv(self):
-        frames, rewards, over = next(self.script)
-        return frames[:, None], rewards, over, np.zeros_like(over), {}
+def scripted(frames, rewards, over):
+    """Return a group of games with prepared pictures, rewards and ends."""
+    no = np.zeros_like(over)
+    received = zip(frames[:, :, None], rewards, over, no, no)
+    return Mock(**{"recv.side_effect": received})
 
 
 def test_play_records_what_belongs_together():
@@ -56,12 +51,12 @@ def test_play_records_what_belongs_together():
     ignored = np.roll(game_over, 1, axis=0)
     models = [many.initialize_model(rng, 7, stay_bias=0) for _ in range(4)]
     script = (frames[1:], rewards, game_over)
-    games = [ScriptedGames(*(x[:, half] for x in script)) for half in halves]
+    games = [scripted(*(x[:, half] for x in script)) for half in halves]
     scenes = [many.first_scene(frames[0, half]) for half in halves]
     weights = iter(models)
     past, last = many.play(games, scenes, weights, rng, T, every=2)
     assert next(weights, None) is None
-    sent = np.hstack([group.sent for group in games])
+    sent = np.hstack([[c.args[0] for c in g.send.call_args_list] for g in games])
     assert sent.dtype == np.int32
     assert_array_equal(sent, np.array([2, 3, 0])[past.actions])
     assert set(sent.flat) == {0, 2, 3}

@@ -44,7 +44,7 @@ def test_rollouts_of_players_are_those_of_one_process():
     n_bytes = sum(a.nbytes for part in parts for a in part.values())
     assert n_bytes / alone.actions.size <= 100
     # Whoever begins later plays other games.
-    later, _, _ = scale_out.Player(4, 7, SETTINGS).rollout(MODEL, 1)
+    later, _, _ = scale_out.Player(4, 7, SETTINGS).rollout(MODEL, 2_000)
     assert not np.array_equal(later["columns"], parts[0]["columns"])
 
 
@@ -129,7 +129,7 @@ def test_free_memory_knows_the_limits_of_a_container(tmp_path):
     info = "MemTotal: 9 kB\nMemAvailable:    2000000 kB\n"
     (tmp_path / "proc" / "meminfo").write_text(info)
     (groups / "memory.current").write_text("1000\n")
-    (groups / "memory.stat").write_text("anon 9\ninactive_file 300\nactive_file 9\n")
+    (groups / "memory.stat").write_text("anon 9\ninactive_file 200\nactive_file 100\n")
     for limit, free in (("max\n", 2_048_000_000), ("1500\n", 800)):
         (groups / "memory.max").write_text(limit)
         assert scale_out.free_memory(tmp_path) == free
@@ -143,7 +143,7 @@ def test_a_slow_start_is_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(scale_out.ray, "init", init)
     with pytest.raises(OSError, match="slow"):
         scale_out.start_ray(tmp_path, 1, 1e8)
-    assert len({call.kwargs["_temp_dir"] for call in init.call_args_list}) == 3
+    assert len({call.kwargs["_temp_dir"] for call in init.call_args_list}) == 5
     # Ray's processes go without what takes them longest to import.
     assert os.environ["PYTHONPATH"].split(os.pathsep)[1:] == ["before"]
     code = "import ray, sys; sys.exit('lark' in sys.modules)"
@@ -175,14 +175,18 @@ def cluster(monkeypatch):
     from ray.cluster_utils import Cluster
 
     common = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False}
+    # Ray waits 15 seconds for helpers that choose their ports, and then gives up.
+    names = "metrics_agent metrics_export dashboard_agent_listen runtime_env_agent"
+    names = [f"{name}_port" for name in names.split()]
+    head, second = (dict(zip(names, range(p, p + 4))) for p in (24200, 24204))
     with scale_out.temporary_folder("/tmp") as folder:
         # Nodes that are started so share no secret, and need such a folder.
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
         monkeypatch.setenv("RAY_TMPDIR", folder)
         monkeypatch.setenv("PYTHONPATH", folder)  # as `start_ray` does
         Path(folder, "rfc3987_syntax.py").write_text("raise ImportError")
-        nodes = Cluster(initialize_head=True, head_node_args=common)
-        nodes.second = nodes.add_node(**common)
+        nodes = Cluster(initialize_head=True, head_node_args=common | head)
+        nodes.second = nodes.add_node(**common, **second)
         with scale_out.ray_running(nodes.address):
             yield nodes
         nodes.shutdown()

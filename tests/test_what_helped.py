@@ -44,10 +44,8 @@ def test_each_variant_takes_away_what_it_says():
 
 def test_with_the_critic_it_is_the_agent_of_train_to_win():
     settings = SETTINGS | {"n_steps": 32}
-    games, start = (
-        make_games(4),
-        new_run(new_agent(initialize_model(np.random.default_rng(1))), 1),
-    )
+    agent = new_agent(initialize_model(np.random.default_rng(1)))
+    games, start = make_games(4), new_run(agent, 1)
     book = training(games, start, 1, settings)
     variant = helped.variant_training(1, settings, critic=True, n_games=4)
     for _ in range(3):
@@ -164,6 +162,7 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
     assert (few["effect"] == "less").all()
     baseline = ends.loc[31:34, "the plain agent"].mean()
     assert (few["mean"] < baseline / 2).all()
+    assert ends[few.index].max().max() < ends["the plain agent"].min()
     assert parts.loc["more entropy", ["seeds", "effect"]].tolist() == [10, "less"]
     parts = parts[parts["seeds"] >= 10].drop("more entropy")
     assert len(parts) == 6 and (parts["effect"] == "not known").all()

@@ -1,5 +1,7 @@
 """What is recorded of agents with the critic and without it."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from numpy.testing import assert_equal
@@ -17,7 +19,12 @@ def test_the_average_follows_the_weights():
         agent = new_agent({"W1": np.full((2, 3), weight, np.float32)})
         average(run := new_run(agent, 1), [])
     average(run, [], at_once=True)  # `train` hands over the last Run twice
-    assert_equal(average.model, {"W1": np.full((2, 3), 4, np.float32)}, strict=True)
+    assert_equal(average.model["W1"], np.full((2, 3), 4, np.float32), strict=True)
+
+
+def ways(differences):
+    signs = np.array([*product((1, -1), repeat=len(differences))])
+    return np.sum(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9)
 
 
 def test_what_the_page_says_of_pairs():
@@ -44,6 +51,14 @@ def test_what_the_page_says_of_pairs():
     sixteen = np.vstack([early, looks[1]]).T[::-1]
     interval = paired_interval(*sixteen, np.random.default_rng(0))
     assert np.round(interval, 2).tolist() == [0.06, -0.02, 0.14]
+    plain, critic = (shares[name].dropna() for name in ends.columns[:2])
+    assert [plain.size, *map(len, (fresh, removed))] == [20, 10, 20]
+    thirty = critic[critic.index > 50]
+    assert [thirty.size, thirty.mean().round(2), plain.mean().round(2)] == [
+        30,
+        0.47,
+        0.35,
+    ]
     gains = ends["with the critic"] - ends["the plain agent"]
     means = [*ends.mean()[:2].round(2), *fresh.mean()[::4].round(2)]
     assert [sum(gains > 0.09), sum(gains < 0), *means] == [7, 3, 0.37, 0.48, 0.46, 0.39]
@@ -56,8 +71,7 @@ def test_what_the_page_says_of_whole_trainings():
     high = [[t[t["mean_return"] >= n] for t in (old, new)] for n in (0, 15)]
     even, good = ([t.groupby("seed")["decisions"].min() for t in ts] for ts in high)
     assert 1e6 < even[0].max() and even[1].max() < 5e5 and [*map(len, good)] == [4, 5]
-    levels = even[1].min(), *good[1].agg(["min", "max"])
-    assert np.round(levels, -5).tolist() == [3e5, 14e5, 20e5]
+    assert sum(even[1] < even[0] - 1e5) == 3 and ways(even[1] - even[0]) == 6
     sooner, low, _ = paired_interval(*even[::-1], np.random.default_rng(0))
     assert np.round([sooner, low], -4).tolist() == [-350_000, -640_000]
     assert [round(sorted([*t, 9e6])[2], -5) for t in good] == [19e5, 18e5]
@@ -66,6 +80,18 @@ def test_what_the_page_says_of_whole_trainings():
     highest = [t.groupby("seed")["mean_return"].max() for t in (old, new)]
     assert [sum(t >= 18) for t in highest] == [0, 2]
     assert recorded("critic-games")["return"].min() > 0
+    assert facts("more-runs")["settings"] == SETTINGS
+    ten = pd.concat([new, recorded("more-runs")])
+    runs = [ten[ten["mean_return"] >= n].groupby("seed") for n in (0, 15, 18)]
+    first = [run["decisions"].min().sort_values() / 1e6 for run in runs]
+    assert [*map(len, first)] == [10, 10, 6]
+    levels = (
+        *first[0].agg(["min", "max"]),
+        *first[1].iloc[[0, 1, -1]],
+        first[1].median(),
+    )
+    assert np.round(levels, 1).tolist() == [0.3, 0.5, 1.0, 1.3, 2.1, 1.7]
+    assert ten.groupby("seed")["mean_return"].last().min().round(1) == 16.8
     speeds = recorded("critic-speed")["decisions_per_second"].to_numpy()
     ratios = np.round(speeds[::2] / speeds[1::2], 2)
     assert (ratios.min(), ratios.max()) == (0.91, 0.94)
@@ -83,6 +109,8 @@ def test_what_the_page_says_of_new_games():
     assert first == [[200, 200, 253, 253, 352], [200, 200, 200, 253, 352]]
     assert (still >= 15).any().loc[lambda good: good].index.tolist() == [("greedy", 1)]
     means = looks.mean().unstack("agent").groupby("actions").mean().to_numpy()
+    seeds = looks.mean().unstack("agent").groupby("actions")
+    assert [ways(np.diff(part)[:, 0]) for _, part in seeds] == [6, 6]
     assert np.round(means[:, 1] - means[:, 0]).tolist() == [8, 8]
     drawn, greedy = (looks.T.xs(way, level=1) for way in ("drawn", "greedy"))
     drawing = (greedy - drawn).groupby("agent").mean().round().to_numpy()

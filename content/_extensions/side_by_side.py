@@ -6,6 +6,7 @@ Sphinx can read pages in several processes, but jupyter-book has no option for i
 import os
 
 from jupyter_cache import get_cache
+from sqlalchemy import Engine, event
 
 
 def prepare(app, env, docnames):
@@ -17,6 +18,9 @@ def prepare(app, env, docnames):
         extension.parallel_read_safe = (
             extension.parallel_read_safe is not False
         )
+    # Who writes to the cache waits for the other, also where the disk is slow.
+    wait = "PRAGMA busy_timeout = 600000"  # milliseconds
+    event.listen(Engine, "connect", lambda found, _: found.execute(wait))
     # Make the cache's database now, and not in two processes at once.
     get_cache(env.mystnb_config.execution_cache_path).db  # noqa: B018
 

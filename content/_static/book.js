@@ -46,14 +46,15 @@
 
 // Old addresses: a section that is not here any more may have gone elsewhere.
 {
-  const missing = decodeURIComponent(location.hash.slice(1));
+  const missing = location.hash.slice(1);
   const list = new URL("moved.json", document.currentScript.src);
   if (missing && !document.getElementById(missing)) {
     const page = location.pathname.split("/").pop().replace(/\.html$/, "");
     fetch(list)
       .then((answer) => answer.json())
       .then((moved) => moved[page]?.[missing]?.split("#"))
-      .then((to) => to && location.replace(`${to[0]}.html#${to[1] ?? ""}`));
+      .then((to) => to && location.replace(`${to[0]}.html#${to[1] ?? ""}`))
+      .catch(() => {}); // without a connection, one stays here
   }
 }
 

@@ -187,8 +187,7 @@ def mean_interval(values, games, rng, n_samples=10_000):
     sums, counts = np.bincount(game, values), np.bincount(game)
     drawn = rng.integers(0, len(sums), (n_samples, len(sums)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return np.percentile(means, [2.5, 97.5]).tolist()
 
 
 def saliency(inputs, model, weights):  # of up, down, stay, and the value

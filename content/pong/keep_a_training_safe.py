@@ -102,7 +102,7 @@ def save_small_model(path, model, facts):
     small["W1"] = np.rint(model["W1"] / factors).astype(np.int8)
     small["factors"] = factors.astype(np.float32)
     check_arrays(path, small, small)
-    save_arrays(Path(path), small, facts)
+    save_arrays(path, small, facts)
 
 
 def load_small_model(path):
@@ -150,14 +150,12 @@ def unpack_run(arrays, facts):
         who, part, layer = name.split("/")
         parts.setdefault(who, {}).setdefault(part, {})[layer] = array
     steps = dict(zip(("agent", "critic"), facts["n_updates"], strict=True))
-    networks = {
-        k: Agent(**v, n_updates=int(steps[k])) for k, v in parts.items()
-    }
+    found = {k: Agent(**v, n_updates=int(steps[k])) for k, v in parts.items()}
     returns = [float(points) for points in facts["returns"]]
     rngs = [generator(facts["generators"][k]) for k in range(3)]
     states = [rng.bit_generator.state for rng in rngs]
     now = int(facts["decisions"]), returns, states
-    run = Run(networks["agent"], networks.get("critic"), *now)
+    run = Run(found["agent"], found.get("critic"), *now)
     rows = facts["history"]
     return run, [row | {"seconds": float(row["seconds"])} for row in rows]
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -100,16 +101,17 @@ def free_memory(root="/"):
         available = text.partition("MemAvailable:")[2].split()[0]
         free.append(1024 * float(available))
     # A container, such as Binder's, may have less than its computer.
-    with suppress(OSError, ValueError, IndexError):  # "max" is no limit
+    with suppress(OSError, ValueError):  # "max" is no limit
         group = system / "sys/fs/cgroup"
         limit = float((group / "memory.max").read_text())
         used = float((group / "memory.current").read_text())
-        cached = (group / "memory.stat").read_text().partition("inactive_file")
-        free.append(limit - used + float(cached[2].split()[0]))
+        stat = (group / "memory.stat").read_text()
+        cached = re.findall(r"active_file (\d+)", stat)
+        free.append(limit - used + sum(map(int, cached)))
     return min(free)
 
 
-def start_ray(folder, n_cpus, store_bytes, n_attempts=3, **options):
+def start_ray(folder, n_cpus, store_bytes, n_attempts=5, **options):
     """Start Ray on this computer, where n_cpus actors may run at a time."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     Path(folder, "rfc3987_syntax.py").write_text("raise ImportError")
@@ -181,8 +183,9 @@ class Player:
     def rollout(self, model, version):
         """Return a packed Experience, returns of ended games, the version."""
         if self.scenes is None:
-            # Whoever begins later plays other games.
-            pictures = reset(self.games, self.seed + 1_000_000 * version)
+            # Whoever begins later plays other games. Seeds end at 2e9.
+            new = 1_000_000 * (version % 1_999)
+            pictures = reset(self.games, self.seed + new)
             self.scenes = [first_scene(frames) for frames in pictures]
             self.rng = np.random.default_rng([self.seed, version])
         experience, self.scenes = play(

@@ -193,13 +193,7 @@ def stop_button():
 
 
 def train(
-    games,
-    run,
-    seed,
-    settings,
-    max_seconds=np.inf,
-    history=(),
-    save=None,
+    games, run, seed, settings, max_seconds=np.inf, history=(), save=None
 ):
     """Return the Run after training, and its history: a row per rollout.
 

@@ -1,5 +1,6 @@
 # Made by `make notebooks` from content/what-it-needs.md: edit that.
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -25,15 +26,9 @@ def erase(frames, names):  # such as "ball", or "ball and opponent"
 
 
 ERASED = (
-    "nothing",
-    "ball",
-    "opponent",
-    "own paddle",
-    "ball and opponent",
-    "older frame",
-    "motion",
-    "last action",
-)
+    "nothing", "ball", "opponent", "own paddle", "ball and opponent",
+    "older frame", "motion", "last action",
+)  # fmt: skip
 
 
 def forget(scene, name):
@@ -80,11 +75,7 @@ def summarize(table, key, rng):
         different = len(games[["return", "decisions"]].drop_duplicates())
         counts = len(games), different
         rows.append([returns.mean(), *interval, *difference, *counts])
-    names = [
-        (k, n)
-        for k in ("return", "difference")
-        for n in ("mean", "from", "to")
-    ]
+    names = [*product(("return", "difference"), ("mean", "from", "to"))]
     names += [("games", "played"), ("games", "different")]
     return pd.DataFrame(rows, list(kinds), pd.MultiIndex.from_tuples(names))
 
@@ -124,7 +115,7 @@ def arrivals(ram):  # T × 128, of one game
     x, y = truth["ball x"], truth["ball y"]
     dx, dy = (np.diff(z, prepend=np.nan) for z in (x, y))
     found = []
-    # The paddles stand at columns 138 and 20.
+    # A ball at column 138 or 20 has come to a paddle.
     for player, sign, line in (("agent", 1, 138), ("opponent", -1, -20)):
         coming, way = sign * dx > 0, line - sign * x
         near = (way >= 0) & (way < 20)  # more than a ball moves at once
@@ -143,8 +134,7 @@ def arrivals(ram):  # T × 128, of one game
 
 def arrival_rows(seed, ram):
     """Return the arrivals of a game as rows of a table."""
-    columns = ("player", "height", "speed", "missed", "serve")
-    table = pd.DataFrame(arrivals(ram))[list(columns)]
+    table = pd.DataFrame(arrivals(ram)).drop(columns="t")
     table.insert(0, "seed", seed)
     return table.astype({"missed": int, "serve": int})
 

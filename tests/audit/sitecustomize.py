@@ -1,8 +1,4 @@
-"""Write down which files a Python process writes, and to whom it talks.
-
-Python imports this module when its folder is on PYTHONPATH. The tests of the
-environments put it there for the kernel of a notebook.
-"""
+"""Write down which files a program that finds this module writes, and whom it asks."""
 
 import os
 import sys
@@ -18,7 +14,7 @@ def _write_down(event, arguments):
             path = os.path.abspath(os.fsdecode(path))
             os.write(_LOG, f"write {path}\n".encode())
     elif event in ("os.mkdir", "os.rename"):
-        path = os.path.abspath(os.fsdecode(arguments[0]))
+        path = os.path.abspath(os.fsdecode(arguments[event == "os.rename"]))
         os.write(_LOG, f"write {path}\n".encode())
     elif event == "socket.connect":
         os.write(_LOG, f"connect {arguments[1]}\n".encode())

@@ -105,11 +105,6 @@ export function giveUp(root, reason) {
   for (const node of root.querySelectorAll(".pong-fallback")) node.removeAttribute("hidden");
   const sentence = root.querySelector(".pong-reason") ?? root.appendChild(element("p.pong-reason"));
   sentence.setAttribute("role", "status");
-  const video = root.querySelector("video");
-  const instead = video || root.dataset.video ? "A recorded game stands in for it." : "Reload the page to try again.";
+  const instead = root.querySelector("video") ? "A recorded game stands in for it." : "Reload the page to try again.";
   sentence.textContent = `The game cannot run here: ${reason}. ${instead}`;
-  if (!video && root.dataset.video) {
-    root.append(element("video", { src: root.dataset.video, controls: true, preload: "none",
-      "aria-label": "A recorded game of the agent, the green paddle at the right" }));
-  }
 }

@@ -53,16 +53,17 @@ export function mount(root) {
     toggle("Forbid “stay”", (on) => state.game && (state.game.mayStay = !on)),
     toggle("Hide its older frame", (on) => state.game && (state.game.hideOlder = on)),
   ];
+  const title = { role: "heading", "aria-level": 2 };
   const built = element("div.pong-built", {},
     element("div.pong-stage", {}, element("div.pong-bar", {}, start, pause), canvas, status),
     element("div.pong-head", {},
-      element("p.pong-title", {}, "What it sees"),
+      element("p.pong-title", title, "What it sees"),
       element("div.pong-pictures", {},
         element("figure", {}, older, element("figcaption", {}, "older")),
         element("figure", {}, newer, element("figcaption", {}, "newer"))),
-      element("p.pong-title", {}, "What it thinks"), bars.box,
-      element("p.pong-title", {}, "The last ten seconds: P (above) and V"), odds.plot, value.plot,
-      element("p.pong-title", {}, "The hidden units that push most"), units.box),
+      element("p.pong-title", title, "What it thinks"), bars.box,
+      element("p.pong-title", title, "The last ten seconds: P (above) and V"), odds.plot, value.plot,
+      element("p.pong-title", title, "The hidden units that push most"), units.box),
     element("div.pong-options", {},
       element("label", { for: "pong-age" }, "How old is it? "), ages, further, ...options));
   for (const node of root.children) node.setAttribute("hidden", "");
