@@ -3,7 +3,7 @@
     python scripts/pong_from_pixels.py reinforce
 
 trains the chapter's agent for 40 minutes of one core's time, or for
-PONG_BUDGET seconds of it. Stop it at any time: each step writes the table.
+PONG_BUDGET seconds of it. The table is written at the end, of 40 minutes or more.
 """
 
 import math

@@ -6,8 +6,9 @@
 Each command writes a table or weights to content/pong/data/; `games` writes
 what the first page shows to content/images/; `speed` only prints. `runs` takes
 an hour, as does `plain` (the same without a critic). So do `agent` and `finish`
-together, which keep checkpoints in _build and go on from them. `runs` leaves
-its agents in _build for `critic_games`.
+together. All four keep checkpoints in _build and go on from them: after a change
+of the code, delete these first. `runs` leaves its agents in _build for
+`critic_games`.
 """
 
 import itertools

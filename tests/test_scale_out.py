@@ -177,8 +177,8 @@ def cluster(monkeypatch):
     common = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False}
     # Ray waits 15 seconds for helpers that choose their ports, and then gives up.
     names = "metrics_agent metrics_export dashboard_agent_listen runtime_env_agent"
-    names = [f"{name}_port" for name in names.split()]
-    head, second = (dict(zip(names, range(p, p + 4))) for p in (24200, 24204))
+    ports = iter(range(20000 + os.getpid() % 1000 * 8, 32768))
+    head, second = ({f"{n}_port": next(ports) for n in names.split()} for _ in "12")
     with scale_out.temporary_folder("/tmp") as folder:
         # Nodes that are started so share no secret, and need such a folder.
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
