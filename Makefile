@@ -88,6 +88,7 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 
 # What the pages show as recorded. The programs say what each verb takes.
 .PHONY: record
+record: export RECORD_DATE := $(shell date +%F)
 record: $(VENV) ## record anew most of what the pages show (a night on two cores)
 	@cd scripts && set -e; for part in "pong_from_pixels reinforce" \
 	    "train_to_win runs critic_games plain agent finish evaluation games" "ppo_in_numpy rally" "what_helped ablations" \

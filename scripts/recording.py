@@ -45,7 +45,8 @@ def made_with():
         "system": platform.system(),
         "Python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
-        "date": time.strftime("%Y-%m-%d"),
+        # `make record` says when it began, because a night has two dates.
+        "date": os.environ.get("RECORD_DATE") or time.strftime("%Y-%m-%d"),
         "commit": commit.stdout.strip() or "unknown",
     }
 

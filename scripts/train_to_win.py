@@ -195,8 +195,8 @@ def finish():
         "settings": FINISH,
         "mean return of the last 50 training games": mean,
     }
-    write_facts(known)
     save_model(WEIGHTS, run.agent.model, known)
+    write_facts(known)
     shutil.rmtree(BUILD / "agent-finish")
 
 

@@ -54,11 +54,12 @@ def test_what_the_page_says_of_pairs():
     plain, critic = (shares[name].dropna() for name in ends.columns[:2])
     assert [plain.size, *map(len, (fresh, removed))] == [20, 10, 20]
     thirty = critic[critic.index > 50]
-    assert [thirty.size, thirty.mean().round(2), plain.mean().round(2)] == [
-        30,
-        0.47,
-        0.35,
-    ]
+    assert thirty.size == 30
+    assert np.round([thirty.mean(), plain.mean()], 2).tolist() == [0.47, 0.35]
+    rng, sides = np.random.default_rng(1), (thirty.to_numpy(), plain.to_numpy())
+    draws = [rng.choice(x, (10_000, len(x))).mean(axis=1) for x in sides]
+    interval = np.percentile(draws[0] - draws[1], [2.5, 97.5])
+    assert np.round(interval, 2).tolist() == [0.07, 0.18]
     gains = ends["with the critic"] - ends["the plain agent"]
     means = [*ends.mean()[:2].round(2), *fresh.mean()[::4].round(2)]
     assert [sum(gains > 0.09), sum(gains < 0), *means] == [7, 3, 0.37, 0.48, 0.46, 0.39]
@@ -85,12 +86,12 @@ def test_what_the_page_says_of_whole_trainings():
     runs = [ten[ten["mean_return"] >= n].groupby("seed") for n in (0, 15, 18)]
     first = [run["decisions"].min().sort_values() / 1e6 for run in runs]
     assert [*map(len, first)] == [10, 10, 6]
-    levels = (
-        *first[0].agg(["min", "max"]),
-        *first[1].iloc[[0, 2, 3, -1]],
-        first[1].median(),
-    )
-    assert np.round(levels, 1).tolist() == [0.3, 0.5, 1.0, 1.3, 1.4, 2.1, 1.7]
+    assert np.round([*first[0].iloc[[0, -1]], first[1].median()], 1).tolist() == [
+        0.3,
+        0.5,
+        1.7,
+    ]
+    assert np.round(first[1].iloc[[0, 1, -1]], 1).tolist() == [1.0, 1.3, 2.1]
     assert ten.groupby("seed")["mean_return"].last().min().round(1) == 16.8
     speeds = recorded("critic-speed")["decisions_per_second"].to_numpy()
     ratios = np.round(speeds[::2] / speeds[1::2], 2)
