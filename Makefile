@@ -3,7 +3,7 @@
 PYTHON ?= python3
 # quick, full, or a number of seconds: how long notebooks train, if not as each command says.
 BUDGET := $(or $(BUDGET),$(PONG_BUDGET))
-# What .venv is installed from. pyproject.toml takes the newest releases instead.
+# What a new .venv is installed from. pyproject.toml takes the newest releases instead.
 REQUIREMENTS ?= requirements-dev.txt
 # How many tests run at the same time.
 TEST_JOBS ?= 2
@@ -17,8 +17,9 @@ SHELL := bash
 # What the commands pass on is decided here: nothing that somebody has set for other
 # programs changes what a notebook shows.
 unexport MPLBACKEND IPYTHONDIR JUPYTER_CONFIG_DIR JUPYTER_CONFIG_PATH JUPYTER_PATH
-unexport PYTHONHOME PYTHONOPTIMIZE PYTHONPATH PYTHONSTARTUP PYTHONWARNINGS
-unexport FORCE_COLOR NO_COLOR RAY_ADDRESS SPHINXOPTS
+unexport PYTHONHOME PYTHONINSPECT PYTHONIOENCODING PYTHONOPTIMIZE PYTHONPATH
+unexport PYTHONSAFEPATH PYTHONSTARTUP PYTHONWARNINGS PIP_USER
+unexport CDPATH FORCE_COLOR NO_COLOR RAY_ADDRESS SPHINXOPTS
 # Hundreds of Python programs start here: they keep what they have compiled.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONUTF8 := 1
@@ -32,8 +33,9 @@ else
 BIN := .venv/bin
 endif
 VENV := .venv/installed
-# The programs in .venv know where it is: after a move it is made anew.
-ifneq "$(shell cat $(VENV) 2>/dev/null)" "$(CURDIR)"
+# The programs in .venv know where it is, and which Python it has: after a move, or
+# without that Python, it is made anew.
+ifneq "$(shell test -x $(BIN)/python && cat $(VENV) 2>/dev/null)" "$(CURDIR)"
 $(shell rm -f $(VENV))
 endif
 # The agents that `make bench` compares with have an environment of their own.
@@ -48,7 +50,7 @@ NOTEBOOKS = $(shell grep -l "^jupytext:" content/*.md)
 .PHONY: help
 help: ## list the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  make book BUDGET=full runs the notebooks on the full budget; PYTHON=... picks a Python."
+	@echo "  make book BUDGET=full runs the notebooks on the full budget; PYTHON=... picks a Python for a new .venv (make clean first)."
 
 # Two pages are executed at a time, but for the full budget: there, the speeds on the
 # pages should be those of a computer that does nothing else.
@@ -56,8 +58,8 @@ help: ## list the commands
 book: export BOOK_JOBS ?= $(if $(filter quick,$(PONG_BUDGET)),2,1)
 book: $(VENV) ## execute the notebooks and build the HTML pages
 # The cache knows the text of the notebooks it has executed, but neither their budget
-# nor the package that they import.
-	@state="$(PONG_BUDGET) $$(cat content/pong/*.py content/pong/data/*.* | cksum)"; \
+# nor the package that they import; nor does Sphinx know what our extensions say.
+	@state="$(PONG_BUDGET) $$(cat content/pong/*.py content/pong/data/*.* content/_extensions/*.py | cksum)"; \
 	[ "$$(cat _build/state 2>/dev/null)" = "$$state" ] || rm -rf $(MADE); \
 	mkdir -p _build && echo "$$state" >_build/state
 	@$(BUILD) -n -W --keep-going
@@ -88,10 +90,10 @@ train: $(VENV) ## run "Train to win" as a program, on the full budget
 
 # What the pages show as recorded. The programs say what each verb takes.
 .PHONY: record
-record: export RECORD_DATE := $(shell date +%F)
 record: $(VENV) ## record anew most of what the pages show (a night on two cores)
-	@cd scripts && set -e; for part in "pong_from_pixels reinforce" \
-	    "train_to_win runs critic_games plain agent finish evaluation games" "ppo_in_numpy rally" "what_helped ablations" \
+	@export RECORD_DATE="$$(date +%F)" RECORD_COMMIT="$$(git describe --always --dirty 2>/dev/null)"; \
+	cd scripts && set -e; for part in "pong_from_pixels reinforce" \
+	    "train_to_win runs plain agent finish evaluation games" "ppo_in_numpy rally" "what_helped ablations" \
 	    "what_the_critic_brings pairs parts ablations discount average more_runs speed" \
 	    "scale_out scale_out" "play traces weights ages rallies" "what_it_needs erasing variants points openings"; do \
 	    set -- $$part; program=$$1; shift; ../$(BIN)/python $$program.py "$$@"; done
@@ -168,13 +170,12 @@ repository: ## set the project's address everywhere: make repository URL=https:/
 	    { echo "say which: make repository URL=https://github.com/you/your-copy"; exit 2; }
 	@set -e; old=$$(sed -n 's|^  url: https://github.com/||p' _config.yml); new="$(URL)"; \
 	files="_config.yml CITATION.cff README.md $$(grep -l "$$old" content/*.md content/*.ipynb)"; \
-	sed -i.bak "s|$$old|$${new#https://github.com/}|g" $$files; \
-	rm *.bak content/*.bak
+	for file in $$files; do sed -i.bak "s|$$old|$${new#https://github.com/}|g" $$file; rm $$file.bak; done
 
 .PHONY: clean
 clean: ## remove .venv and what was made, but for checkpoints and recordings
-	rm -rf $(MADE) .venv content/video .pytest_cache .ruff_cache
-	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	rm -rf $(MADE) .venv content/video .pytest_cache
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
 # Set-up, used by the commands above.
 

@@ -43,7 +43,7 @@ from pong.many_games_at_once import (
 )
 from pong.play import CELLS, DOWN, STAY, UP
 from pong.ppo_in_numpy import new_agent
-from pong.set_up import data_file, facts, recorded, set_up
+from pong.set_up import data_file, facts, recorded
 from pong.train_to_win import N_GAMES, evaluate, new_run, training
 
 WEIGHTS = recording.ROOT / "content" / "_extra" / "play" / "weights"
@@ -108,7 +108,8 @@ def traces():
         starts=np.cumsum([0, *map(len, cells)]),
         actions=np.concatenate(actions).astype(np.uint8),
     )
-    trace_facts()
+    noise = {"chance that a random stretch begins": NOISE}
+    recording.save_facts("court-traces", first_seed=FIRST_SEED, **noise)
 
 
 def two_players(n_frames=40_000, seed=2):
@@ -146,15 +147,6 @@ def two_players(n_frames=40_000, seed=2):
         actions=actions.T,  # the right player's, the left player's
     )
     recording.save_facts("court-two-players", seed=seed)
-
-
-def trace_facts():
-    """Write down how the traces were made."""
-    recording.save_facts(
-        "court-traces",
-        first_seed=FIRST_SEED,
-        **{"share of random actions": NOISE},
-    )
 
 
 def weights():
@@ -240,7 +232,6 @@ def age_facts():
 
 
 if __name__ == "__main__":
-    set_up("1.0")
     recording.main(
         {
             "traces": traces,

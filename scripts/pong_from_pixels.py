@@ -26,7 +26,7 @@ from pong.pong_from_pixels import (
     sigmoid,
     update_input,
 )
-from pong.set_up import set_up, training_seconds
+from pong.set_up import training_seconds
 from recording import main, save_table
 
 SEED = 12288743
@@ -80,7 +80,6 @@ def steps(env, seed, batch_size, learning_rate, decay, gamma):
 
 def reinforce():
     """Record one row per step: games, decisions, seconds, mean return."""
-    set_up("1.0")
     env = make_pong()
     seconds = training_seconds()
     limit = 2400 if math.isinf(seconds) else seconds

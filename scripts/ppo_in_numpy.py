@@ -20,7 +20,7 @@ from pong.many_games_at_once import (
     next_scene,
 )
 from pong.ppo_in_numpy import new_agent
-from pong.set_up import data_file, facts, set_up
+from pong.set_up import data_file, facts
 from pong.train_to_win import new_run, training
 from recording import main, save_table
 
@@ -84,7 +84,6 @@ def game(model):
 
 def rally():
     """Record a rally won and one lost, by an early and the shipped agent."""
-    set_up("1.0")
     shipped = load_model(data_file("agent.safetensors"))
     recorded = []
     for name, model in (("early", early_model()), ("shipped", shipped)):

@@ -7,14 +7,23 @@ import os
 import platform
 import subprocess
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib import metadata
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
 
+from pong.set_up import VERSION, set_up
+
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "content" / "pong" / "data"
+BUILD, DATA = ROOT / "_build", ROOT / "content" / "pong" / "data"
+PROGRAMS = [*DATA.parent.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+# A recording that was interrupted goes on with the same code only.
+CODE = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(PROGRAMS)))
+CODE = CODE.hexdigest()
 PACKAGES = ("numpy", "scipy", "gymnasium", "ale-py")
 
 
@@ -45,15 +54,13 @@ def made_with():
         "system": platform.system(),
         "Python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
-        # `make record` says when it began, because a night has two dates.
+        # `make record` says when it began, because a night has two dates, and
+        # with what: the first table that it writes is a change.
         "date": os.environ.get("RECORD_DATE") or time.strftime("%Y-%m-%d"),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": os.environ.get("RECORD_COMMIT")
+        or commit.stdout.strip()
+        or "unknown",
     }
-
-
-def key_of(*what):
-    """Return a short name, by which parts made with other settings are not found."""
-    return hashlib.sha256(repr(what).encode()).hexdigest()[:8]
 
 
 def write(path, text):
@@ -76,11 +83,59 @@ def save_table(name, rows, **facts):
     save_facts(name, **facts)
 
 
+def share_out(function, *columns):
+    """Return what a function makes of each job, computed side by side."""
+    n_jobs = int(os.environ.get("PONG_JOBS") or os.cpu_count())
+    context = get_context("spawn")
+    with ProcessPoolExecutor(n_jobs, context, set_up, (VERSION,)) as pool:
+        return list(pool.map(function, *columns))
+
+
+def part_of(name, job):
+    """Return the file in which the rows of one of a table's jobs are kept."""
+    key = hashlib.sha256(repr((CODE, str(name), job)).encode())
+    return BUILD / f"part-{key.hexdigest()[:16]}.json"
+
+
+def rows_of(function, job, part):
+    """Return the rows of a function's job, which is not done twice."""
+    if not part.exists():
+        BUILD.mkdir(exist_ok=True)
+        write(part, json.dumps(function(job)))
+    rows = json.loads(part.read_text(encoding="utf-8"))
+    print(rows[-1], flush=True)
+    return rows
+
+
+def record(name, function, jobs, columns=(), **facts):
+    """Record the rows of a function's jobs, and forget what was kept of them."""
+    parts = [part_of(name, job) for job in jobs]
+    done = share_out(rows_of, repeat(function), jobs, parts)
+    rows = pd.DataFrame([row for rows in done for row in rows])
+    ended = [part.stat().st_mtime for part in parts]
+    days = {time.strftime("%Y-%m-%d", time.localtime(t)) for t in ended}
+    facts = {"trained": sorted(days)} | facts
+    save_table(name, rows.rename(columns=dict(columns)), **facts)
+    for part in parts:  # the next time, it begins anew
+        part.unlink()
+
+
+def per_second(rows):
+    """Return the decisions per second after the first row.
+
+    That one has seen the emulators start, which takes seconds.
+    """
+    first, last = rows[0], rows[-1]
+    decisions = last["decisions"] - first["decisions"]
+    return decisions / (last["seconds"] - first["seconds"])
+
+
 def main(commands):
     """Run the functions that the command line names, one after the other."""
     parser = argparse.ArgumentParser()
     parser.add_argument("command", nargs="+", choices=commands)
     names = parser.parse_args().command
+    set_up(VERSION)
     made_with()  # before what is written changes what is committed
     for name in names:
         commands[name]()

@@ -26,7 +26,7 @@ from pong.pong_from_pixels import (
 )
 from pong.ppo_in_numpy import new_agent
 from pong.train_to_win import N_GAMES, PLAIN, new_run, training
-from recording import DATA, main, save_table
+from recording import DATA, main, per_second, save_table, write
 
 SEEDS, DECISIONS = (1, 2, 3, 4, 5), 250_000
 SINGLE_SECONDS = 25  # of the runs that are there once
@@ -105,19 +105,10 @@ def sampled(rows, every=10):
     return kept
 
 
-def speed(rows):
-    """Return the decisions per second between the first and the last row."""
-    first, last = rows[0], rows[-1]
-    decisions = last["decisions"] - first["decisions"]
-    return decisions / (last["seconds"] - first["seconds"])
-
-
 def scale_out():
     """Record trainings with and without Ray.
 
     The kinds take turns, so that a computer that gets slower does so for all.
-    The table of 2026-11-25 has two columns more, which the page doesn't use:
-    the version of this program that wrote it also counted bytes.
     """
     settings = PLAIN | {"decisions": 2_000_000, "max_staleness": 0}
     ahead = settings | {"max_staleness": 1}
@@ -131,11 +122,11 @@ def scale_out():
         for seed in SEEDS:
             for name, how in kinds.items():
                 rows = run_training(*how, seed)
-                speeds[name].append(speed(rows))
+                speeds[name].append(per_second(rows))
                 print(name, seed, f"{speeds[name][-1]:,.0f}/s", flush=True)
                 curves += [{"training": name, **row} for row in sampled(rows)]
         rows = run_training(settings, 1, 1, SINGLE_SECONDS)
-        speeds["Ray, 1 player"] = [speed(rows)]
+        speeds["Ray, 1 player"] = [per_second(rows)]
         games, decisions, seconds = train_game_by_game(
             CORES, SINGLE_SECONDS, 1
         )
@@ -147,8 +138,8 @@ def scale_out():
         for name, median in medians.items()
     ]
     curves = pd.DataFrame(curves).round({"seconds": 1, "mean_return": 2})
-    save_table("scale-out-curves", curves)
-    (DATA / "scale-out-curves.json").unlink()  # the same facts
+    curves = curves.to_csv(index=False, lineterminator="\n")
+    write(DATA / "scale-out-curves.csv", curves)
     save_table(
         "scale-out",
         rows,

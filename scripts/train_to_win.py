@@ -1,18 +1,16 @@
 """Record what "Train to win" shows.
 
-    python scripts/train_to_win.py runs critic_games plain
+    python scripts/train_to_win.py runs plain
     python scripts/train_to_win.py agent finish evaluation games speed
 
-Each command writes a table or weights to content/pong/data/; `games` writes
+Each command writes tables or weights to content/pong/data/; `games` writes
 what the first page shows to content/images/; `speed` only prints. `runs` takes
 an hour, as does `plain` (the same without a critic). So do `agent` and `finish`
-together. All four keep checkpoints in _build and go on from them: after a change
-of the code, delete these first. `runs` leaves its agents in _build for
-`critic_games`.
+together. All four keep checkpoints in _build, and go on from them unless the code
+has changed.
 """
 
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -42,7 +40,7 @@ from pong.many_games_at_once import (
     reset,
 )
 from pong.ppo_in_numpy import new_agent
-from pong.set_up import facts, set_up
+from pong.set_up import facts
 from pong.train_to_win import (
     N_GAMES,
     PLAIN,
@@ -64,7 +62,7 @@ FINISH = PLAIN | {
     "entropy_coef": 0.002,
 }
 CRITIC_GAMES, FIRST_CRITIC_GAME = 30, 400_000
-BUILD, IMAGES = recording.ROOT / "_build", recording.ROOT / "content/images"
+IMAGES = recording.ROOT / "content/images"
 WEIGHTS = recording.DATA / "agent.safetensors"
 
 
@@ -84,16 +82,27 @@ def table(seed, history, every=50_000, levels=(0, 10, 15, 18)):
     return rows
 
 
-def train_with(model, seed, settings, critic=True, folder=None):
-    """Return the run and the history of a training, perhaps kept in _build."""
+def train_with(name, seed, settings, critic=True, model=None):
+    """Return a training's weights and history; _build keeps its checkpoints."""
+    model = model or random_model(seed)
     start = new_run(new_agent(model), seed, critic)
     made_with = settings | {"seed": seed, "games": N_GAMES}
-    made_with["start"] = fingerprint(model, "")
-    games, folder = make_games(N_GAMES), folder and BUILD / folder
+    made_with |= {"code": recording.CODE, "start": fingerprint(model, "")}
+    games, folder = make_games(N_GAMES), kept(name) / str(seed)
     with open_checkpoints(folder, start, made_with) as (run, history, save):
         run, history = train(games, run, seed, settings, np.inf, history, save)
     close(games)
-    return run, history
+    return run.agent.model, history
+
+
+def kept(name):
+    """Return the folder with the checkpoints of what is recorded."""
+    return recording.BUILD / f"{name}-checkpoints"
+
+
+def forget(name):
+    """Remove these checkpoints: the next time, it begins anew."""
+    shutil.rmtree(kept(name), ignore_errors=True)
 
 
 def random_model(seed):
@@ -112,44 +121,24 @@ def gauges_of(seed, history, decisions=800_000, window=3):
 
 
 def record_runs(name, settings, critic):
-    """Record a training with each of the reference seeds; return its gauges."""
-    import resource  # Windows has none
-
-    BUILD.mkdir(exist_ok=True)
-    rows, gauges, peaks = [], [], []
+    """Record a training with each of the reference seeds; return what it gave."""
+    rows, gauges, agents = [], [], {}
     made = {"seeds": SEEDS, "games": N_GAMES, "settings": settings}
     for seed in SEEDS:
-        model, kept = random_model(seed), f"{name}-{seed}-kept"
-        run, history = train_with(model, seed, settings, critic, kept)
-        save_model(BUILD / f"{name}-{seed}", run.agent.model, made)
+        agents[seed], history = train_with(name, seed, settings, critic)
         rows += table(seed, history)
         gauges.append(gauges_of(seed, history).round(6))
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        peaks.append(usage.ru_maxrss // 1024)
-        print(rows[-1], peaks[-1], flush=True)
-    memory = {"peak memory after each seed (MB)": peaks}
-    recording.save_table(name, rows, **made, **memory)
-    for seed in SEEDS:  # the next time, it begins anew
-        shutil.rmtree(BUILD / f"{name}-{seed}-kept")
-    return pd.concat(gauges), made
+        print(rows[-1], flush=True)
+    recording.save_table(name, rows, **made)
+    return agents, pd.concat(gauges), made
 
 
 def runs():
-    """Record the trainings with which readers compare theirs."""
-    gauges, made = record_runs("reference-runs", SETTINGS, critic=True)
+    """Record the trainings with which readers compare theirs, and new games."""
+    agents, gauges, made = record_runs("reference-runs", SETTINGS, critic=True)
     recording.save_table("gauges", gauges, **made)
-
-
-def plain():
-    """Record the same without a critic."""
-    record_runs("plain-runs", PLAIN, critic=False)
-
-
-def critic_games():
-    """Record new games of the agents that `runs` has left."""
     rows = []
-    for seed in SEEDS:
-        model = load_model(BUILD / f"reference-runs-{seed}")
+    for seed, model in agents.items():
         for way, rng in (
             ("sampled", np.random.default_rng(0)),
             ("greedy", None),
@@ -159,24 +148,30 @@ def critic_games():
             rows += game_rows(kind, *results, FIRST_CRITIC_GAME)
             print(seed, way, results[0].mean(), flush=True)
     recording.save_table("critic-games", rows, environment="ALE/Pong-v5")
+    forget("reference-runs")
 
 
-def save_agent(model, **more):
-    """Write the shipped weights, and the same facts beside them."""
-    recording.save_facts("agent", **more)
-    save_model(WEIGHTS, model, facts("agent"))
+def plain():
+    """Record the same trainings without a critic."""
+    record_runs("plain-runs", PLAIN, critic=False)
+    forget("plain-runs")
+
+
+def save_agent(model, **known):
+    """Write the shipped weights, and beside them the same facts."""
+    known = {"made with": recording.made_with()} | known
+    save_model(WEIGHTS, model, known)
+    recording.save_facts("agent", **known)
 
 
 def agent():
     """Train the agent that is shipped: longer than a reader would wait."""
-    run, history = train_with(
-        random_model(AGENT_SEED), AGENT_SEED, AGENT, False, "agent"
-    )
+    model, history = train_with("agent", AGENT_SEED, AGENT, critic=False)
     mean = {str(AGENT_SEED): round(history[-1]["mean_return"], 2)}
     name = "mean return of the last 50 training games, by seed"
     more = {"seed": AGENT_SEED, "games": N_GAMES, "settings": AGENT}
-    save_agent(run.agent.model, **more, **{name: mean})
-    shutil.rmtree(BUILD / "agent")  # the next time, it begins anew
+    save_agent(model, **more, **{name: mean})
+    forget("agent")
 
 
 def finish():
@@ -184,8 +179,8 @@ def finish():
     known = facts("agent")
     if "finished with" in known:
         sys.exit("this agent is finished; `agent` trains one from the start")
-    run, history = train_with(
-        load_model(WEIGHTS), FINISH_SEED, FINISH, False, "agent-finish"
+    model, history = train_with(
+        "agent-finish", FINISH_SEED, FINISH, False, load_model(WEIGHTS)
     )
     mean = round(history[-1]["mean_return"], 2)
     known["finished with"] = {
@@ -195,15 +190,8 @@ def finish():
         "settings": FINISH,
         "mean return of the last 50 training games": mean,
     }
-    save_model(WEIGHTS, run.agent.model, known)
-    write_facts(known)
-    shutil.rmtree(BUILD / "agent-finish")
-
-
-def write_facts(known):
-    """Write the facts of the shipped weights, whenever those were made."""
-    text = json.dumps(known, indent=1)
-    recording.write(recording.DATA / "agent.json", text + "\n")
+    save_agent(model, **known)
+    forget("agent-finish")
 
 
 def evaluation():
@@ -215,7 +203,8 @@ def evaluation():
         print(way, summary(results[0], rng), flush=True)
         rows += game_rows({"actions": way}, *results)
     recording.save_table("evaluation", rows, environment="ALE/Pong-v5")
-    write_facts(facts("agent") | {"mean return of 100 games": means})
+    known = facts("agent") | {"mean return of 100 games": means}
+    recording.save_facts("agent", **known)
 
 
 def game_rows(kind, returns, decisions, first_seed=100_000):
@@ -237,10 +226,7 @@ def speed():
         start = new_run(new_agent(random_model(seed)), seed)
         _, history = train(games, start, seed, SETTINGS, max_seconds=20)
         close(games)
-        # The first row has seen the emulators start, which takes seconds.
-        first, last = history[0], history[-1]
-        decisions = last["decisions"] - first["decisions"]
-        trained = decisions / (last["seconds"] - first["seconds"])
+        trained = recording.per_second(history)
         ratios.append(trained / alone)
         print(
             f"emulator {alone:,.0f}/s, training {trained:,.0f}/s, "
@@ -312,7 +298,6 @@ COMMANDS = {
     command.__name__: command
     for command in (
         runs,
-        critic_games,
         plain,
         agent,
         finish,
@@ -323,5 +308,4 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
-    set_up("1.0")
     recording.main(COMMANDS)

@@ -5,26 +5,18 @@
     python scripts/what_helped.py bench        (in .venv/peers)
 
 `ablations` trains each variant with each seed, one training per core, which
-takes hours. It keeps what is complete, so it can be stopped and goes on, and
-`ablations_so_far` writes the table of the variants that are complete. The
-figures count decisions, so the computer may do other things. `comparison`
-counts seconds (MINUTES for each training) and wants a computer that does
-nothing else; `bench` does the same and writes nothing.
+takes hours. It keeps what is complete, so it can be stopped, and goes on unless the code
+has changed. The figures count decisions, so the computer may do other things.
+`comparison` counts seconds (MINUTES for each training) and wants a computer that
+does nothing else; `bench` does the same and writes nothing.
 """
 
-import json
 import os
-import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
-from multiprocessing import get_context
-from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy
 
-import ale_py
-import gymnasium as gym
 import numpy as np
 import pandas as pd
 from ale_py.vector_env import AtariVectorEnv
@@ -40,10 +32,7 @@ from pong.pong_from_pixels import (
 from pong.ppo_in_numpy import new_agent
 from pong.train_to_win import N_GAMES, PLAIN, SETTINGS, new_run, train
 from pong.what_helped import VARIANTS, count_points
-from recording import ROOT, key_of, main, save_table
-
-ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-gym.register_envs(ale_py)
+from recording import BUILD, main, record, save_table
 
 # No setting was chosen with these seeds. Ten pairs decide nothing about the parts that
 # the book argues for. The third action looked worst, so it got ten fresh seeds, as did
@@ -63,76 +52,25 @@ COMPARISON_SEEDS = (1, 2, 3)
 MINUTES = float(os.environ.get("MINUTES", "10"))
 
 
-def parts_folder():
-    """Return the folder of what is complete, a new one for new settings."""
-    name = f"pong-ablations-{key_of(PLAIN, N_DECISIONS, N_GAMES)}"
-    folder = Path(os.environ.get("PONG_ABLATIONS", ROOT / "_build"))
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    return folder / name
-
-
-def part_name(variant, seed):
-    """Return the name of a training's files, without their ending."""
-    return f"{key_of(variant, VARIANTS[variant][0])}-{seed}"
-
-
-def record_ablation(variant, seed):
-    """Train a variant, unless that is done, and keep its rows."""
-    path = parts_folder() / part_name(variant, seed)
-    if not path.with_suffix(".json").exists():
-        rows = count_points(variant, seed, PLAIN, N_DECISIONS)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(rows), encoding="utf-8")
-        partial.replace(path.with_suffix(".json"))
-    return f"{variant}, seed {seed}"
-
-
 def seeds_of(variant):
     """Return the seeds with which a variant is trained."""
     numbers = SEEDS_OF.get(variant, range(10))
     return [FIRST_SEED + k for k in numbers if k < SEEDS]
 
 
-def complete_ablations():
-    """Return the rows of the variants that are complete, and the other variants."""
-    rows, missing = [], []
-    for variant in VARIANTS:
-        names = [part_name(variant, seed) for seed in seeds_of(variant)]
-        paths = [parts_folder() / f"{name}.json" for name in names]
-        if paths and all(path.exists() for path in paths):
-            for path in paths:
-                rows += json.loads(path.read_text(encoding="utf-8"))
-        else:
-            missing.append(variant)
-    return rows, missing
+def ablation_of(job):
+    """Return rows with the points of a variant's training."""
+    variant, seed, n_decisions = job
+    return count_points(variant, seed, PLAIN, n_decisions)
 
 
 def ablations():
     """Record the trainings of all variants with their seeds."""
-    jobs = [
-        (variant, seed) for variant in VARIANTS for seed in seeds_of(variant)
-    ]
-    context = get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        for done in pool.map(record_ablation, *zip(*jobs)):
-            print(done, flush=True)
-    ablations_so_far()
-    shutil.rmtree(parts_folder())  # the next time, it begins anew
-
-
-def ablations_so_far():
-    """Write the table of the variants that are complete."""
-    rows, missing = complete_ablations()
-    ended = [path.stat().st_mtime for path in parts_folder().glob("*.json")]
-    days = {time.strftime("%Y-%m-%d", time.localtime(t)) for t in ended}
-    facts = {"decisions": N_DECISIONS, "settings": PLAIN}
-    if not rows:
-        raise SystemExit("no variant is complete")
+    jobs = [(v, seed, N_DECISIONS) for v in VARIANTS for seed in seeds_of(v)]
     # Fewer or shorter trainings are not what the page shows.
     few = {"SEEDS", "DECISIONS"} & os.environ.keys()
-    name = parts_folder().parent / "ablations" if few else "ablations"
-    save_table(name, rows, trained=sorted(days), **facts)
-    print("not complete:", *missing, sep="\n  ")
+    name = BUILD / "ablations" if few else "ablations"
+    record(name, ablation_of, jobs, decisions=N_DECISIONS, settings=PLAIN)
 
 
 def ours(seconds, seed):
@@ -336,7 +274,6 @@ def comparison():
 if __name__ == "__main__":
     commands = (
         ablations,
-        ablations_so_far,
         bench,
         comparison,
     )

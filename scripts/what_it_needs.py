@@ -6,8 +6,6 @@ It uses as many processes as PONG_JOBS says, or else one for each core.
 """
 
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 # As in the notebooks, before NumPy is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -16,21 +14,13 @@ import pandas as pd
 
 from pong.inside_the_agent import watch
 from pong.keep_a_training_safe import load_model, load_small_model
-from pong.set_up import data_file, recorded, set_up
+from pong.set_up import data_file, recorded
 from pong.what_it_needs import ERASED, VARIANTS, arrival_rows, measure
-from recording import ROOT, main, save_table
+from recording import ROOT, main, save_table, share_out
 
 FIRST_SEED = 200_000
 ERASING_GAMES, VARIANT_GAMES, POINTS_GAMES, AGE_GAMES = 30, 20, 40, 20
 FACTS = {"environment": "ALE/Pong-v5", "actions": "greedy"}
-
-
-def share_out(function, *columns):
-    """Return what a function makes of each job, computed side by side."""
-    n_jobs = int(os.environ.get("PONG_JOBS") or os.cpu_count())
-    context = get_context("spawn")
-    with ProcessPoolExecutor(n_jobs, context, set_up, ("1.0",)) as pool:
-        return list(pool.map(function, *columns))
 
 
 def measure_games(key, kind, without, settings, n_games):

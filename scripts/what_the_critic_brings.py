@@ -9,13 +9,7 @@ what is complete in _build, so they can be stopped and go on. The whole training
 are recorded by train_to_win.py.
 """
 
-import json
 import os
-import shutil
-import time
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
-from multiprocessing import get_context
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy
 
@@ -25,7 +19,6 @@ import pandas as pd
 import recording
 from pong.many_games_at_once import close, make_games
 from pong.ppo_in_numpy import new_agent
-from pong.set_up import set_up
 from pong.train_to_win import (
     N_GAMES,
     PLAIN,
@@ -35,10 +28,10 @@ from pong.train_to_win import (
     train,
     training,
 )
-from pong.what_helped import VARIANTS
 from pong.what_helped import count_points as ablate
 from pong.what_the_critic_brings import Average
-from train_to_win import BUILD, SEEDS, random_model, table, train_with
+from recording import record
+from train_to_win import SEEDS, forget, random_model, table, train_with
 
 N_DECISIONS, EVERY = 250_000, 50_000
 AVERAGE_GAMES, FIRST_AVERAGE_GAME = 20, 500_000
@@ -94,39 +87,6 @@ def count_points(job):
     return rows
 
 
-def part_of(function, job):
-    """Return the file in which the rows of a function's job are kept."""
-    key = recording.key_of(
-        function.__name__, SETTINGS, N_DECISIONS, EVERY, job
-    )
-    return BUILD / f"critic-{key}.json"
-
-
-def rows_of(function, job):
-    """Return the rows of a function's job, which is not done twice."""
-    part = part_of(function, job)
-    if not part.exists():
-        BUILD.mkdir(exist_ok=True)
-        recording.write(part, json.dumps(function(job)))
-    rows = json.loads(part.read_text(encoding="utf-8"))
-    print(rows[-1], flush=True)
-    return rows
-
-
-def record(table, function, jobs, columns=(), **facts):
-    """Record the rows of a function's jobs, with a process for each core."""
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), spawn, set_up, ("1.0",)) as pool:
-        done = pool.map(rows_of, repeat(function), jobs)
-        rows = pd.DataFrame([row for rows in done for row in rows])
-    ended = [part_of(function, job).stat().st_mtime for job in jobs]
-    days = {time.strftime("%Y-%m-%d", time.localtime(t)) for t in ended}
-    facts = FACTS | {"trained": sorted(days)} | facts
-    recording.save_table(table, rows.rename(columns=dict(columns)), **facts)
-    for job in jobs:  # the next time, it begins anew
-        part_of(function, job).unlink()
-
-
 def pairs():
     """Record the beginnings of agents with the critic and without it."""
     jobs = [
@@ -134,7 +94,7 @@ def pairs():
         for name, (critic, seeds) in AGENTS.items()
         for seed in seeds
     ]
-    record("critic-pairs", count_points, jobs)
+    record("critic-pairs", count_points, jobs, **FACTS)
 
 
 def parts():
@@ -144,12 +104,12 @@ def parts():
         for name, changed in PARTS.items()
         for seed in PARTS_SEEDS
     ]
-    record("critic-parts", count_points, jobs)
+    record("critic-parts", count_points, jobs, **FACTS)
 
 
 def ablation_of(job):
     """Return rows with the points of an agent that lacks a part, but no critic."""
-    name, seed, _ = job
+    name, seed = job
     rows = ablate(name, seed, SETTINGS, N_DECISIONS, EVERY, critic=True)
     if name == "the plain agent":
         rows = [row | {"variant": "with the critic"} for row in rows]
@@ -159,11 +119,11 @@ def ablation_of(job):
 def ablations():
     """Record the beginnings of agents with the critic that lack another part."""
     jobs = [
-        (name, FIRST_REMOVED_SEED + k, VARIANTS[name][0])
+        (name, FIRST_REMOVED_SEED + k)
         for name, n_seeds in REMOVED.items()
         for k in range(n_seeds)
     ]
-    record("critic-ablations", ablation_of, jobs)
+    record("critic-ablations", ablation_of, jobs, **FACTS)
 
 
 def discount():
@@ -174,23 +134,22 @@ def discount():
         for gamma in DISCOUNTS
     ]
     rest = {k: value for k, value in SETTINGS.items() if k != "gamma"}
+    made = FACTS | {"settings": rest}
     columns = {"agent": "gamma"}
-    record("critic-discount", count_points, jobs, columns, settings=rest)
+    record("critic-discount", count_points, jobs, columns, **made)
 
 
 def run_of(seed):
     """Return rows of a whole training, without its minutes."""
-    folder = f"more-checkpoints-{seed}"
-    _, history = train_with(random_model(seed), seed, SETTINGS, True, folder)
-    rows = table(seed, history)
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    _, history = train_with("more-runs", seed, SETTINGS)
+    rows = pd.DataFrame(table(seed, history)).drop(columns="seconds")
+    return rows.to_dict("records")
 
 
 def more_runs():
     """Record trainings with five more seeds: an hour or two on two cores."""
-    record("more-runs", run_of, MORE_SEEDS, seeds=MORE_SEEDS)
-    for seed in MORE_SEEDS:
-        shutil.rmtree(BUILD / f"more-checkpoints-{seed}", ignore_errors=True)
+    record("more-runs", run_of, MORE_SEEDS, **FACTS, seeds=MORE_SEEDS)
+    forget("more-runs")
 
 
 def average_of(job):
@@ -228,8 +187,8 @@ def average():
         ("the plain agent", False, PLAIN),
     )
     jobs = [(n, seed, *how) for seed in SEEDS for n, *how in names]
-    facts = {"without the critic": PLAIN, "games of each agent": AVERAGE_GAMES}
-    record("critic-average", average_of, jobs, **facts)
+    more = {"without the critic": PLAIN, "games of each agent": AVERAGE_GAMES}
+    record("critic-average", average_of, jobs, **FACTS, **more)
 
 
 def speed():
@@ -240,20 +199,13 @@ def speed():
             games, start = make_games(N_GAMES), start_of(seed, critic)
             _, history = train(games, start, seed, SETTINGS, max_seconds=12)
             close(games)
-            # The first row has seen the emulators start, which takes seconds.
-            first, last = history[0], history[-1]
-            decisions, seconds = (
-                last[k] - first[k] for k in ("decisions", "seconds")
-            )
-            rows.append(
-                {"agent": name, "decisions_per_second": decisions / seconds}
-            )
+            speed = recording.per_second(history)
+            rows.append({"agent": name, "decisions_per_second": speed})
             print(rows[-1], flush=True)
     recording.save_table("critic-speed", pd.DataFrame(rows).round(1), **FACTS)
 
 
 if __name__ == "__main__":
-    set_up("1.0")
     commands = (
         pairs,
         parts,

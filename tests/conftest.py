@@ -125,7 +125,7 @@ def build_book():
     env = {**os.environ, "MAKEFLAGS": ""}
     done = run("make", "book", "BUDGET=quick", cwd=ROOT, env=env)
     said = [x for x in done.stdout.splitlines() if "WARNING" in x or "Error" in x]
-    assert done.returncode == 0, "\n".join(said[-20:])
+    assert done.returncode == 0, "\n".join(said[-20:]) or done.stdout[-3000:]
     return SimpleNamespace(html=ROOT / "_build" / "html", log=done.stdout)
 
 

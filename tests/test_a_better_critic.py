@@ -15,8 +15,8 @@ def rollouts():
     model = many.initialize_model(np.random.default_rng(0))
     scenes = [many.first_scene(frames) for frames in many.reset(games, 3)]
     rng, found = np.random.default_rng(1), []
-    for _ in range(2):
-        past, scenes = many.play(games, scenes, iter([model]), rng, 20)
+    for n in (2, 20):
+        past, scenes = many.play(games, scenes, iter([model]), rng, n)
         rewards = rng.choice([-1.0, 0.0, 1.0], past.rewards.shape, p=[0.1, 0.8, 0.1])
         found.append((past._replace(rewards=rewards.astype(np.float32)), scenes))
     many.close(games)
@@ -53,7 +53,7 @@ def test_what_the_critic_sees_goes_on_from_rollout_to_rollout(rollouts):
     one, before = better.look(*rollouts[0])
     two, _ = better.look(second, scenes, before)
     assert_allclose(np.concatenate([one[:, :-1], two], axis=1), whole, atol=1e-6)
-    assert whole.shape == (2, 41, 3, 22) and whole.dtype == np.float32
+    assert whole.shape == (2, 23, 3, 22) and whole.dtype == np.float32
     assert_array_equal(whole[:, 3:, :, 10:20], whole[:, :-3, :, :10])
     assert_array_equal(whole[0, :3, :, 10:20], whole[0, [0, 0, 0], :, :10])
     point = np.zeros(3)
@@ -79,9 +79,10 @@ def test_the_gradient_of_the_critic():
         assert_allclose(gradient[name].ravel(), numerical, rtol=1e-5, atol=1e-7)
 
 
-def test_the_critic_judges_first_and_learns_then(rollouts):
+def test_the_critic_judges_first_and_learns_then(rollouts, monkeypatch):
     rng = np.random.default_rng(1)
-    critic = better.Critic(first := better.new_critic(rng), rng, n_kept=2)
+    monkeypatch.setattr(better, "N_KEPT", 2)
+    critic = better.Critic(first := better.new_critic(rng), rng)
     for experience, scenes in (*rollouts, rollouts[0]):
         before, model = critic.before, critic.network.model
         copy = {name: weights.copy() for name, weights in model.items()}

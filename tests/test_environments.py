@@ -49,7 +49,7 @@ def test_colab(tmp_path, config):
     """
     copy, python = tmp_path / "repository", str(tmp_path / "venv" / "bin" / "python")
     git = ["git", "--git-dir", copy, "--work-tree", ROOT]
-    git += ["-c", "user.name=x", "-c", "user.email=x@x"]
+    git += ["-c", "user.name=x", "-c", "user.email=x@x", "-c", "commit.gpgSign=no"]
     for command in (["init", "-q"], ["add", "--all"], ["commit", "-qm", "x"]):
         subprocess.run([*git, *command], check=True)
     new = [sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"]

@@ -12,7 +12,7 @@ import pong.train_to_win as ttw
 import train_to_win as script  # scripts/train_to_win.py
 from pong.keep_a_training_safe import load_model
 from pong.many_games_at_once import Experience, close, forward, log_softmax, make_games
-from pong.ppo_in_numpy import new_agent, ppo_gradients
+from pong.ppo_in_numpy import adam_step, new_agent, ppo_gradients
 from pong.set_up import data_file, facts, recorded
 
 TINY = ttw.SETTINGS | {"decisions": 96, "n_steps": 16, "gamma": 0.9}
@@ -86,6 +86,7 @@ def test_anneal_lowers_two_settings():
         lambda: next(ttw.training([], None, 1, TINY | {"epochs": 0})),
         lambda: next(ttw.training([], None, 1, TINY | {"n_steps": np.nan})),
         lambda: ppo_gradients(np.zeros((1, 3)), np.zeros(1), None, np.nan, 0, 0),
+        lambda: adam_step(new_agent({}), {}, 0.1, np.nan),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(call):

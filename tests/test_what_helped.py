@@ -9,18 +9,18 @@ import pytest
 from ale_py.vector_env import AtariVectorEnv
 
 import pong.what_helped as helped
+import recording  # scripts/recording.py
 import what_helped as script
 from pong.many_games_at_once import close, forward, initialize_model, make_games
 from pong.ppo_in_numpy import new_agent
 from pong.set_up import recorded
 from pong.train_to_win import PLAIN, SETTINGS, bootstrap_interval, new_run, training
-from pong.what_helped import VARIANTS, compare
 
 
 def test_each_variant_takes_away_what_it_says():
     """Without a change it is the plain agent: the page prints that."""
     found = {}
-    for name, (changed, functions) in VARIANTS.items():
+    for name, (changed, functions) in helped.VARIANTS.items():
         assert set(changed) <= set(PLAIN)
         settings = PLAIN | {"n_steps": 16} | changed
         run = helped.variant_training(1, settings, **functions, n_games=4)
@@ -59,13 +59,11 @@ def test_with_the_critic_it_is_the_agent_of_train_to_win():
 
 def test_the_button_is_held_down(monkeypatch):
     """Not one action goes to the games without it, and all three go there."""
-    sent, send = [], AtariVectorEnv.send
-    monkeypatch.setattr(
-        AtariVectorEnv, "send", lambda *a: (sent.append(a[1]), send(*a))[1]
-    )
-    found = []
+    sent, found, send = [], [], AtariVectorEnv.send
+    spy = lambda *a: (sent.append(a[1]), send(*a))[1]  # noqa: E731
+    monkeypatch.setattr(AtariVectorEnv, "send", spy)
     for name in ("the plain agent", "button held down"):
-        functions = VARIANTS[name][1]
+        functions = helped.VARIANTS[name][1]
         run = helped.variant_training(1, PLAIN, **functions, n_games=4)
         actions = next(run)[1].actions
         run.close()
@@ -105,29 +103,22 @@ def test_compare_uses_only_pairs_and_says_what_is_known():
         "few": [-0.1, -0.1, -0.1, nan, nan],
     }
     ends = pd.DataFrame({"first": first} | {k: first + g for k, g in gains.items()})
-    table = compare(ends, np.random.default_rng(0)).set_index("variant")
+    table = helped.compare(ends, np.random.default_rng(0)).set_index("variant")
     assert list(table["seeds"]) == [5, 4, 5, 3]
     assert list(table["effect"]) == ["less", "more", "not known", "not known"]
     assert table.loc["better", "difference"] == pytest.approx(0.1025)
     assert table.loc["few", ["low", "high"]].isna().all()
 
 
-def test_ablations_go_on_and_count_what_is_complete(monkeypatch, tmp_path):
-    count = Mock(side_effect=lambda name, seed, *_: [{name: seed}])
-    monkeypatch.setenv("PONG_ABLATIONS", str(tmp_path))
-    monkeypatch.setattr(script, "count_points", count)
-    monkeypatch.setattr(script, "SEEDS", 2)
-    first, second, *others = VARIANTS
-    jobs = [(first, 31), (first, 32), (second, 31)]
-    for job in (*jobs, jobs[0]):
-        script.record_ablation(*job)
-    assert [call.args[:2] for call in count.call_args_list] == jobs
-    rows, missing = script.complete_ablations()
-    assert rows == [{first: 31}, {first: 32}]
-    assert missing == [second, *others]
-    before = script.parts_folder()
-    monkeypatch.setattr(script, "PLAIN", PLAIN | {"gamma": 0.5})
-    assert script.parts_folder() != before  # other settings begin anew
+def test_what_is_recorded_is_not_done_twice(monkeypatch, tmp_path):
+    work = Mock(side_effect=lambda job: [{"job": job}])
+    monkeypatch.setattr(recording, "BUILD", tmp_path)
+    for job in (1, 2, 1):
+        part = recording.part_of("table", job)
+        assert recording.rows_of(work, job, part) == [{"job": job}]
+    assert [call.args for call in work.call_args_list] == [(1,), (2,)]
+    monkeypatch.setattr(recording, "CODE", "other")
+    assert not recording.part_of("table", 1).exists()  # other code begins anew
 
 
 # What the page says
@@ -145,7 +136,8 @@ def ends(ablations):
     """Return the shares of the last points that were won, the baseline first."""
     last = ablations[ablations["decisions"] > 250_000]
     last = last.assign(share=last["won"] / last["points"])
-    return last.pivot(index="seed", columns="variant", values="share")[list(VARIANTS)]
+    ends = last.pivot(index="seed", columns="variant", values="share")
+    return ends[list(helped.VARIANTS)]
 
 
 def test_recorded_pairs_are_complete_and_of_unused_seeds(ablations):
@@ -156,7 +148,7 @@ def test_recorded_pairs_are_complete_and_of_unused_seeds(ablations):
 
 
 def test_what_the_page_says_of_the_parts(ablations, ends):
-    parts = compare(ends, np.random.default_rng(0)).set_index("variant")
+    parts = helped.compare(ends, np.random.default_rng(0)).set_index("variant")
     few = parts[parts["seeds"] == 4]
     assert list(few.index) == ["1 epoch", "no clipping"]
     assert (few["effect"] == "less").all()
@@ -174,8 +166,8 @@ def test_what_the_page_says_of_the_parts(ablations, ends):
         assert low < 0 < high and round(stay.loc[seeds].mean(), 3) == mean
         assert low > -0.01 if mean > 0 else round(high, 2) == 0.06
     points = ablations.groupby(["seed", "variant"])["points"].sum().unstack()
-    lengths = ablations["decisions"].max() / points[list(VARIANTS)]
-    longer = compare(lengths, np.random.default_rng(0)).set_index("variant")
+    lengths = ablations["decisions"].max() / points[list(helped.VARIANTS)]
+    longer = helped.compare(lengths, np.random.default_rng(0)).set_index("variant")
     assert round(longer.loc["discount: γ = 0.99", "difference"]) == 11
     assert longer.loc["discount: γ = 0.99", "effect"] == "more"
     assert longer.loc["no mirror", "effect"] == "less"
@@ -190,11 +182,11 @@ def test_what_the_page_says_of_the_button(ablations):
     early, late = (share.loc[n].unstack()[names].dropna() for n in (102_400, 253_952))
     assert early.mean().round(2).tolist() == [0.13, 0.21] and len(late) == 10
     rng = np.random.default_rng(0)
-    assert compare(early, rng)["effect"].tolist() == ["more"]
-    assert compare(late, rng)["effect"].tolist() == ["not known"]
+    assert helped.compare(early, rng)["effect"].tolist() == ["more"]
+    assert helped.compare(late, rng)["effect"].tolist() == ["not known"]
     assert late.std().iloc[0] > 3 * late.std().iloc[1]  # "close together"
     points = ablations.groupby(["seed", "variant"])["points"].sum().unstack()[names]
-    sooner = compare(253_952 / points, rng).iloc[0]
+    sooner = helped.compare(253_952 / points, rng).iloc[0]
     assert round(sooner["difference"]) == -19 and sooner["effect"] == "less"
 
 
@@ -203,16 +195,14 @@ def test_what_the_page_says_of_a_lucky_baseline(ends):
     table = trials.pivot(index="seed", columns="variant", values="share")
     table = table[trials["variant"].unique()]  # the baseline first
     four = table[["as it is", "learning between the rollouts"]].to_numpy()
-    ten = ends[["the plain agent", "learn, then play"]].dropna().to_numpy()
-    rng = np.random.default_rng(0)
-    for weights, known in (([1, 0], False), ([-1, 1], True)):
-        groups = four @ weights, ten @ weights
-        a, b = (rng.choice(g, (10_000, len(g))).mean(axis=1) for g in groups)
-        low, high = np.percentile(a - b, [2.5, 97.5])
-        assert (low > 0 or high < 0) == known
-        assert known or low > -0.01  # just reaches zero
-    assert (ten @ [-1, 1]).mean() > 0
-    effects = compare(table, np.random.default_rng(0)).set_index("variant")
+    ten = ends[["the plain agent", "learn, then play"]].dropna().to_numpy() @ [-1, 1]
+    pairs = four[:, 0], ends["the plain agent"].to_numpy()
+    apart, low, high = helped.unpaired_interval(*pairs, np.random.default_rng(0))
+    assert [*map(len, pairs)] == [4, 20] and low < 0 < high
+    change = four @ [-1, 1], ten
+    more, _, high = helped.unpaired_interval(*change, np.random.default_rng(0))
+    assert high < 0 < ten.mean() and 0.4 < apart / -more < 0.6  # "half of it"
+    effects = helped.compare(table, np.random.default_rng(0)).set_index("variant")
     assert set(effects["effect"]) == {"less", "not known"}
     between = "learning between the rollouts"
     assert effects.loc[between, "effect"] == "less"

@@ -141,6 +141,13 @@ def test_recorded_games_can_be_played_again():
         assert np.ravel(needs.measure(MODEL, [seed], **how)).tolist() == row[2:]
 
 
+def test_what_the_page_says_of_the_opponents_paddle():
+    games = recorded("erasing").pivot(index="seed", columns="erased", values="return")
+    both, ball = (games[name] for name in ("ball and opponent", "ball"))
+    interval = needs.paired_interval(both, ball, np.random.default_rng(0))
+    assert np.round(interval, 1).tolist() == [-0.4, -0.7, -0.1] and set(both) == {-21}
+
+
 def test_recorded_points_are_those_of_the_game():
     (game,) = watch(MODEL, [200_004])  # the agent loses two points
     rows = recorded("points").query("seed == 200_004").reset_index(drop=True)

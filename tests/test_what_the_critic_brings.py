@@ -48,6 +48,10 @@ def test_what_the_page_says_of_pairs():
     effects = ["more", "not known", "not known", "less", "less", "more", "not known"]
     less = [sum(t[0.99] < t[1.0]) for t in (early, later)]
     assert (found, *later.mean().round(2), less) == (effects, 0.73, 0.73, [5, 4])
+    n = tables[3].eval("n = won + lost").pivot_table("n", "seed", "agent", "sum")
+    lengths = (253_952 / n[removed.columns[1::-1]]).dropna().to_numpy().T
+    slower = paired_interval(*lengths, np.random.default_rng(0))
+    assert np.round(slower).tolist() == [22, 18, 26]  # with a discount: What helped
     sixteen = np.vstack([early, looks[1]]).T[::-1]
     interval = paired_interval(*sixteen, np.random.default_rng(0))
     assert np.round(interval, 2).tolist() == [0.06, -0.02, 0.14]
@@ -67,8 +71,11 @@ def test_what_the_page_says_of_pairs():
 
 def test_what_the_page_says_of_whole_trainings():
     old, new = map(recorded, ("plain-runs", "reference-runs"))
-    assert facts("reference-runs")["settings"] == SETTINGS
-    assert facts("plain-runs")["settings"] | {"faster": []} == PLAIN
+    names = "reference-runs gauges more-runs critic-speed critic-average "
+    names += "critic-pairs critic-parts critic-ablations"
+    assert all(facts(name)["settings"] == SETTINGS for name in names.split())
+    for name in ("plain-runs", "ablations"):
+        assert facts(name)["settings"] | {"faster": []} == PLAIN
     high = [[t[t["mean_return"] >= n] for t in (old, new)] for n in (0, 15)]
     even, good = ([t.groupby("seed")["decisions"].min() for t in ts] for ts in high)
     assert 1e6 < even[0].max() and even[1].max() < 5e5 and [*map(len, good)] == [4, 5]
@@ -81,7 +88,6 @@ def test_what_the_page_says_of_whole_trainings():
     highest = [t.groupby("seed")["mean_return"].max() for t in (old, new)]
     assert [sum(t >= 18) for t in highest] == [0, 2]
     assert recorded("critic-games")["return"].min() > 0
-    assert facts("more-runs")["settings"] == SETTINGS
     ten = pd.concat([new, recorded("more-runs")])
     runs = [ten[ten["mean_return"] >= n].groupby("seed") for n in (0, 15, 18)]
     first = [run["decisions"].min().sort_values() / 1e6 for run in runs]

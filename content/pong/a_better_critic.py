@@ -46,15 +46,15 @@ def look(experience, scenes, before=None):
     points = [point]
     for reward in experience.rewards:
         points.append(np.where(reward != 0, reward, 0.97 * points[-1]))
-    three_ago = np.concatenate([older, places], axis=1)[:, :-3]
+    path = np.concatenate([older, places], axis=1)
     both = np.stack([points, experience.values], axis=2)  # of either side
     both = np.broadcast_to(both, (*shape[:3], 2))
-    seen = np.concatenate([places, three_ago, both], axis=3, dtype=np.float32)
-    return seen, (places[:, -4:-1], points[-1])
+    seen = np.concatenate([places, path[:, :-3], both], 3, dtype=np.float32)
+    return seen, (path[:, -4:-1], points[-1])  # path has three scenes more
 
 
 def new_critic(rng, sizes=(22, 64, 64, 1)):
-    """Return a network with random weights, which has learned nothing."""
+    """Return an Agent with random weights, which has learned nothing."""
     model = {}
     for k, (n, m) in enumerate(pairwise(sizes)):
         weights = np.sqrt(2 / n) * rng.standard_normal((n, m))
@@ -83,24 +83,32 @@ def forecast_backward(layers, slopes, model):
     return gradient
 
 
+N_KEPT = 4  # rollouts to learn from; more: steadier, and older
+LAMBDA = 0.95  # more: trusts outcomes more, and its own forecasts less
+
+
 def hindsight(kept, model, gamma=1.0):
-    """Return what was seen, (2, N, 22), and what values that had, (N,)."""
+    """Return what was seen, (2, N, 22), and targets for its values, (N,)."""
     rows, returns = [], []
     for seen, rewards, ends, counts in kept:
         values = forecast(seen[0], model)[-1]
-        advantages = gae(rewards, values, ends, gamma, 0.95)
+        advantages = gae(rewards, values, ends, gamma, LAMBDA)
         rows.append(seen[:, :-1][:, counts])
         returns.append((values[:-1] + advantages)[counts])
     return np.concatenate(rows, axis=1), np.concatenate(returns)
 
 
-def learn_values(network, seen, returns, rng, learning_rate, n=256):
-    """Return the critic's network after 128 steps on n decisions each."""
-    for _ in range(128):
-        rows = rng.integers(0, len(returns), n)
-        sides = rng.integers(0, 2, n)
+N_STEPS, N_ROWS = 128, 256  # steps, decisions in each; more: fits closer
+RATE = 4e-3  # more: learns faster, until it overshoots
+
+
+def learn_values(network, seen, returns, rng, learning_rate):
+    """Return the critic's network after N_STEPS on N_ROWS decisions each."""
+    for _ in range(N_STEPS):
+        rows = rng.integers(0, len(returns), N_ROWS)
+        sides = rng.integers(0, 2, N_ROWS)
         layers = forecast(seen[sides, rows], network.model)
-        slopes = 2 / n * (layers[-1] - returns[rows])
+        slopes = 2 / N_ROWS * (layers[-1] - returns[rows])
         gradient = forecast_backward(layers, slopes, network.model)
         network = adam_step(network, gradient, learning_rate, 0.5)
     return network
@@ -109,9 +117,9 @@ def learn_values(network, seen, returns, rng, learning_rate, n=256):
 class Critic:
     """Judges rollouts from where things are, and learns from the last ones."""
 
-    def __init__(self, network, rng, gamma=1.0, n_kept=4):
+    def __init__(self, network, rng, gamma=1.0):
         self.network, self.rng, self.gamma = network, rng, gamma
-        self.n_kept, self.kept, self.before = n_kept, [], None
+        self.kept, self.before = [], None
 
     def __call__(self, experience, scenes, remaining):
         """Return the Experience with the critic's values, then learn."""
@@ -119,8 +127,8 @@ class Critic:
         values = forecast(seen[0], self.network.model)[-1]
         ends = (experience.rewards != 0) | experience.game_over
         new = seen, experience.rewards, ends, ~experience.ignored
-        self.kept = [*self.kept, new][-self.n_kept :]
+        self.kept = [*self.kept, new][-N_KEPT:]
         data = hindsight(self.kept, self.network.model, self.gamma)
-        how = self.rng, 4e-3 * remaining
+        how = self.rng, RATE * remaining
         self.network = learn_values(self.network, *data, *how)
         return experience._replace(values=values)

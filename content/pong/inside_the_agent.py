@@ -14,6 +14,7 @@ from scipy import sparse
 
 from pong.many_games_at_once import (
     choose_actions,
+    close,
     encode,
     first_scene,
     forward,
@@ -88,8 +89,7 @@ def watch(model, seeds):
     envs = make_envs(len(seeds))
     played = play_moments(envs, seeds, model)
     whole = join(m._replace(frames=m.ram[:, :0]) for m in played)
-    for env in envs:
-        env.close()
+    close(envs)
     return [whole.take(whole.games == k) for k in range(len(seeds))]
 
 

@@ -190,8 +190,9 @@ def newest_checkpoint(folder, start, made_with):
             run, history = read_checkpoint(path, start, made_with)
         except (ValueError, OSError) as error:
             print(f"{error}. Trying the one before.")
-            with suppress(OSError):  # read-only: it stays where it is
-                os.replace(path, path.with_suffix(".damaged"))
+            if isinstance(error, ValueError):  # it was read, and is damaged
+                with suppress(OSError):  # read-only: it stays where it is
+                    os.replace(path, path.with_suffix(".damaged"))
         else:
             mean = mean_of_last(run.returns, 50)
             done = f"{run.decisions:,} decisions, mean return {mean:+.1f}"
@@ -248,7 +249,7 @@ def open_checkpoints(folder, start, made_with, every=30):
     if folder is None:
         yield start, [], lambda run, history, at_once=False: None
         return
-    model, folder = start.agent.model, Path(folder)
+    model, folder = start.agent.model, Path(folder).expanduser()
     shapes = {name: list(w.shape) for name, w in model.items()}
     made_with = json.loads(json.dumps(made_with | {"shapes": shapes}))
     lock = lock_folder(folder)

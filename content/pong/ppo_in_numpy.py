@@ -149,6 +149,8 @@ def adam_step(agent, gradient, learning_rate, max_grad_norm, faster=()):
     n = agent.n_updates + 1
     if not np.isfinite(norm):
         raise FloatingPointError(f"NaN or inf in the gradient of update {n:,}")
+    if not max_grad_norm > 0:  # with NaN, nothing would be shortened
+        raise ValueError("max_grad_norm: expected more than 0")
     scale = np.float32(min(1.0, max_grad_norm / (norm + 1e-8)))
     correction = np.sqrt(1 - 0.999**n)
     rate = np.float32(learning_rate * correction / (1 - 0.9**n))

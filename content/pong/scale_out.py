@@ -96,7 +96,7 @@ def side_by_side(experiences):
 def free_memory(root="/"):
     """Return the free memory in bytes: infinity if the system doesn't tell."""
     free, system = [np.inf], Path(root)
-    with suppress(OSError):
+    with suppress(OSError, IndexError):  # old systems don't say it
         text = (system / "proc/meminfo").read_text()
         available = text.partition("MemAvailable:")[2].split()[0]
         free.append(1024 * float(available))
@@ -151,7 +151,7 @@ def temporary_folder(parent):
 
 @contextmanager
 def ray_running(address=None, n_cpus=3, store_bytes=150e6, needed=1.0e9):
-    """Start Ray here, or connect to the cluster at an address, for a while."""
+    """Start Ray here for a while, or connect to the cluster of RAY_ADDRESS."""
     options = {"log_to_driver": False, "logging_level": "FATAL"}
     if not address and free_memory() < needed:
         raise MemoryError(
@@ -159,7 +159,7 @@ def ray_running(address=None, n_cpus=3, store_bytes=150e6, needed=1.0e9):
             "Close other notebooks, or run this one on a larger computer."
         )
     # The paths of Ray's sockets may have at most 100 characters.
-    parent = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
+    parent = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
     with temporary_folder(parent) as folder:
         try:
             if address:
@@ -197,8 +197,8 @@ class Player:
 
 def start_players(n_players, n_games, seed, settings):
     """Return actors that share some games; seed is that of the first game."""
-    if n_games % n_players:
-        raise ValueError(f"n_games: expected a multiple of {n_players}")
+    if not 0 < n_players <= n_games or n_games % n_players:
+        raise ValueError("n_games: expected 1, 2, ... for each of n_players")
     share = n_games // n_players
     actor = ray.remote(num_cpus=1, max_restarts=-1)(Player)
     seeds = range(seed, seed + n_games, share)
@@ -270,8 +270,8 @@ def training_on_ray(players, run, settings, n_rollouts):
     if run.critic:
         raise ValueError("a Run with a critic: use new_run(..., critic=False)")
     agent, rng = run.agent, generator(run.generators[1])
-    n_steps = settings["epochs"] * settings["n_minibatches"]
-    version, crew = agent.n_updates // n_steps, Crew(list(players), {}, {})
+    per_batch = settings["epochs"] * settings["n_minibatches"]
+    version, crew = agent.n_updates // per_batch, Crew(list(players), {}, {})
     weights = ray.put(agent.model)
     while run.decisions < settings["decisions"]:
         fresh, ended, counts = collect_batch(

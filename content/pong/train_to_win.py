@@ -60,7 +60,7 @@ SETTINGS = {
     "gae_lambda": 0.8,  # trusts outcomes more, and forecasts less
     "clip_coef": 0.2,  # lets the policy move further per rollout
     "entropy_coef": 0.005,  # tries more, settles later
-    "value_coef": 0.5,  # forecasts first, then actions
+    "value_coef": 0.5,  # the shared layer serves forecasts more
     "learning_rate": 4e-3,  # faster, until it overshoots
     "max_grad_norm": 0.5,  # less caution with strange minibatches
     "faster": ["W2", "b2"],  # these go twice as far; more: bolder opinions
@@ -254,13 +254,13 @@ def evaluate(model, n_games, rng=None, first_seed=100_000):
     if n_games < 1:
         raise ValueError("n_games: expected at least 1")
     results = []
-    for start in range(0, n_games, 20):  # 20 emulators at a time
+    starts = range(0, n_games, 20)  # 20 emulators at a time
+    for start in tqdm(starts, leave=False, disable=n_games <= 20):
         numbers = range(start, min(start + 20, n_games))
         seeds = [first_seed + i for i in numbers]
         envs = [gym.make("ALE/Pong-v5", obs_type="grayscale") for _ in seeds]
         results.append(play_games(envs, seeds, model, rng))
-        for env in envs:
-            env.close()
+        close(envs)
     return tuple(map(np.concatenate, zip(*results)))
 
 

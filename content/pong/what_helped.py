@@ -116,7 +116,7 @@ VARIANTS = {  # name: changed settings, changed arguments
 
 
 def count_points(name, seed, settings, n_decisions, every=50_000, **more):
-    """Return rows with the points of each part of a variant's training."""
+    """Return rows with the points of each stretch of a variant's training."""
     changed, functions = VARIANTS[name]
     rows, done, won, lost = [], 0, 0, 0
     run = variant_training(seed, settings | changed, **functions, **more)
@@ -138,6 +138,13 @@ def paired_interval(changed, baseline, rng):
     """Return the mean difference of pairs, and its 95 % interval."""
     differences = np.asarray(changed) - np.asarray(baseline)
     return float(differences.mean()), *bootstrap_interval(differences, rng)
+
+
+def unpaired_interval(a, b, rng):
+    """Return the same of two groups that are not pairs: a minus b."""
+    means = [rng.choice(x, (10_000, len(x))).mean(axis=1) for x in (a, b)]
+    low, high = np.percentile(means[0] - means[1], [2.5, 97.5])
+    return float(np.mean(a) - np.mean(b)), low, high
 
 
 def compare(ends, rng):

@@ -12,6 +12,7 @@ from pong.inside_the_agent import (
     play_moments,
     read_ram,
 )
+from pong.many_games_at_once import close
 from pong.train_to_win import bootstrap_interval
 from pong.what_helped import paired_interval
 
@@ -58,8 +59,7 @@ def measure(model, seeds, without="nothing", **settings):
     for moment in play_moments(envs, seeds, model, **changes):
         returns[moment.games] += moment.rewards
         decisions[moment.games] += 1
-    for env in envs:
-        env.close()
+    close(envs)
     return returns, decisions
 
 
