@@ -8,19 +8,17 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 
-from pong.keep_a_training_safe import load_model
 from pong.many_games_at_once import (
     choose_actions,
     encode,
     first_scene,
     forward,
     initialize_model,
-    log_softmax,
     make_games,
     next_scene,
 )
 from pong.ppo_in_numpy import new_agent
-from pong.set_up import data_file, facts
+from pong.set_up import facts
 from pong.train_to_win import new_run, training
 from recording import main, save_table
 
@@ -39,22 +37,10 @@ def early_model():
             return run.agent.model
 
 
-def center(cells):
-    """Return the mean row and column of some pixels; NaN without any."""
-    return np.mean(np.nonzero(cells), axis=1) if cells.any() else [np.nan] * 2
-
-
-def objects(frame):
-    """Return in pixels of the court where the ball and the paddles are."""
-    court = frame[34:194]
-    ball_row, ball_column = center(court == 236)
-    paddles = {"agent": slice(140, 144), "opponent": slice(16, 20)}
-    gray = {"agent": 147, "opponent": 148}
-    rows = {
-        f"{name}_row": center(court[:, columns] == gray[name])[0]
-        for name, columns in paddles.items()
-    }
-    return {"ball_row": ball_row, "ball_column": ball_column, **rows}
+def ball_column(frame):
+    """Return where the ball is, in pixels; NaN without one."""
+    _, columns = np.nonzero(frame[34:194] == 236)
+    return columns.mean() if columns.size else np.nan
 
 
 def game(model):
@@ -66,10 +52,8 @@ def game(model):
     while not game_over:
         logits, values, _ = forward(encode(scene), model)
         actions, _ = choose_actions(logits, rng)
-        p_up, p_down, p_stay = np.exp(log_softmax(logits))[0].tolist()
-        row = {"decision": len(rows), "value": float(values[0])}
-        row |= {"p_up": p_up, "p_down": p_down, "p_stay": p_stay}
-        row |= {"action": int(actions[0]), **objects(frame)}
+        row = {"decision": len(rows), "ball_column": ball_column(frame)}
+        row |= {"value": float(values[0])}
         frame, reward, terminated, truncated, _ = env.step(
             (2, 3, 0)[actions[0]]
         )
@@ -83,19 +67,11 @@ def game(model):
 
 
 def rally():
-    """Record a rally won and one lost, by an early and the shipped agent."""
-    shipped = load_model(data_file("agent.safetensors"))
-    recorded = []
-    for name, model in (("early", early_model()), ("shipped", shipped)):
-        rallies = [r for r in game(model) if len(r) <= LONGEST]
-        for outcome in (1, -1):
-            # The longest of its kind, if there is one: the most to see.
-            kind = [r for r in rallies if r[-1]["reward"] == outcome]
-            recorded += [
-                {"agent": name, "outcome": outcome, **row}
-                for row in max(kind, key=len, default=[])
-            ]
-    table = pd.DataFrame(recorded).round(4)
+    """Record a rally that an early agent wins."""
+    rallies = [r for r in game(early_model()) if len(r) <= LONGEST]
+    # The longest one: the most to see.
+    won = max((r for r in rallies if r[-1]["reward"] == 1), key=len)
+    table = pd.DataFrame(won).round(4)
     save_table("rally", table, early=EARLY, game_seed=SEED)
 
 

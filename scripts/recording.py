@@ -103,7 +103,7 @@ def rows_of(function, job, part):
         BUILD.mkdir(exist_ok=True)
         write(part, json.dumps(function(job)))
     rows = json.loads(part.read_text(encoding="utf-8"))
-    print(rows[-1], flush=True)
+    print(*rows[-1:], flush=True)
     return rows
 
 

@@ -1,8 +1,9 @@
 """Sphinx extension: pages come sooner, and screen readers understand them.
 
-Pictures say how much room they need and wait until the reader is near. The rest
-is in layout.html (scripts wait until the page is there), book.js (formulas and
-icons come later), and book.css.
+Pictures say how much room they need and wait until the reader is near. Notebooks
+get launch buttons, and shared links a description. The rest is in layout.html
+(scripts wait until the page is there), book.js (formulas and icons come later),
+and book.css.
 """
 
 import re

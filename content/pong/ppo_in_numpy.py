@@ -116,7 +116,7 @@ class Agent(NamedTuple):
 
     model: dict  # of float32 arrays
     mean: dict  # m, running means of the gradient
-    variance: dict  # s, running means of its square
+    variance: dict  # s, running means of its square (second moments)
     n_updates: int  # steps that the optimizer has taken
 
 

@@ -197,8 +197,9 @@ def train(
 ):
     """Return the Run after training, and its history: a row per rollout.
 
-    It ends when the settings' decisions or max_seconds are used up, or when
-    it is stopped. It calls save(run, history), at the end with at_once=True.
+    games are from make_games, run from new_run or, with its history, from a
+    checkpoint. It ends after the settings' decisions, after max_seconds, or
+    when stopped. It calls save(run, history), at the end with at_once=True.
     """
     if not max_seconds > 0 < settings["decisions"]:
         raise ValueError("max_seconds, decisions: expected more than 0")

@@ -1,6 +1,6 @@
-// The rules of the console's Pong, line by line those of court.py. Positions count as
-// the console counts: 49 columns and 48 rows more than in the court. No function here
-// changes its arguments, but for the arrays that are to be filled.
+// The rules of the console's Pong, line by line those of content/play.md. Positions
+// count as the console counts: 49 columns and 48 rows more than in the court. No
+// function here changes its arguments, but for the arrays that are to be filled.
 
 export const STAY = 0, UP = 1, DOWN = 2;
 const KNOB_MIN = 27450, KNOB_MAX = 790196;
