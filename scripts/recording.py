@@ -1,4 +1,4 @@
-"""What the programs that record results share: how a table is written, and with what."""
+"""What the programs that record results share: jobs, tables, and what made them."""
 
 import argparse
 import hashlib
@@ -83,18 +83,29 @@ def save_table(name, rows, **facts):
     save_facts(name, **facts)
 
 
+def begin(code):
+    """Prepare a process, which must have the code of the one that started it."""
+    if code != CODE:
+        raise RuntimeError("the code has changed since the recording began")
+    set_up(VERSION)
+
+
 def share_out(function, *columns):
-    """Return what a function makes of each job, computed side by side."""
+    """Return what a function makes of each job, computed side by side.
+
+    It uses as many processes as PONG_JOBS says, or else one for each core.
+    """
     n_jobs = int(os.environ.get("PONG_JOBS") or os.cpu_count())
     context = get_context("spawn")
-    with ProcessPoolExecutor(n_jobs, context, set_up, (VERSION,)) as pool:
+    with ProcessPoolExecutor(n_jobs, context, begin, (CODE,)) as pool:
         return list(pool.map(function, *columns))
 
 
 def part_of(name, job):
     """Return the file in which the rows of one of a table's jobs are kept."""
-    key = hashlib.sha256(repr((CODE, str(name), job)).encode())
-    return BUILD / f"part-{key.hexdigest()[:16]}.json"
+    versions = [metadata.version(package) for package in PACKAGES]
+    key = hashlib.sha256(repr((CODE, versions, job)).encode())
+    return BUILD / f"{Path(name).name}-part-{key.hexdigest()[:16]}.json"
 
 
 def rows_of(function, job, part):

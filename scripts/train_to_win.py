@@ -87,8 +87,9 @@ def train_with(name, seed, settings, critic=True, model=None):
     model = model or random_model(seed)
     start = new_run(new_agent(model), seed, critic)
     made_with = settings | {"seed": seed, "games": N_GAMES}
-    made_with |= {"code": recording.CODE, "start": fingerprint(model, "")}
-    games, folder = make_games(N_GAMES), kept(name) / str(seed)
+    made_with["start"] = fingerprint(model, "")
+    folder = kept(name) / recording.CODE[:16] / str(seed)
+    games = make_games(N_GAMES)
     with open_checkpoints(folder, start, made_with) as (run, history, save):
         run, history = train(games, run, seed, settings, np.inf, history, save)
     close(games)

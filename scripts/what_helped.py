@@ -4,11 +4,11 @@
     python scripts/what_helped.py comparison   (in .venv/peers)
     python scripts/what_helped.py bench        (in .venv/peers)
 
-`ablations` trains each variant with each seed, one training per core, which
-takes hours. It keeps what is complete, so it can be stopped, and goes on unless the code
-has changed. The figures count decisions, so the computer may do other things.
-`comparison` counts seconds (MINUTES for each training) and wants a computer that
-does nothing else; `bench` does the same and writes nothing.
+`ablations` trains each variant with each seed, side by side, which takes hours.
+It keeps what is complete, so it can be stopped, and goes on unless the code has
+changed. The figures count decisions, so the computer may do other things.
+`comparison` counts seconds (MINUTES for each training) and wants a computer
+that does nothing else; `bench` does the same and writes nothing.
 """
 
 import os

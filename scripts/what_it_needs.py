@@ -1,8 +1,6 @@
 """Record the tables of the chapter "What it needs", with the shipped agent.
 
 python scripts/what_it_needs.py erasing variants points openings
-
-It uses as many processes as PONG_JOBS says, or else one for each core.
 """
 
 import os

@@ -3,10 +3,10 @@
     python scripts/what_the_critic_brings.py pairs parts ablations discount
     python scripts/what_the_critic_brings.py average more_runs speed
 
-`speed` counts seconds and wants the computer for itself. The others train an agent
-on each core and count decisions, so the computer may do other things. They keep
-what is complete in _build, so they can be stopped and go on. The whole trainings
-are recorded by train_to_win.py.
+`speed` counts seconds and wants the computer for itself. The others train agents
+side by side and count decisions, so the computer may do other things. They keep
+what is complete in _build, so they can be stopped, and go on unless the code has
+changed. Five of the whole trainings are recorded by train_to_win.py.
 """
 
 import os

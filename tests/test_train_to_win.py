@@ -145,6 +145,9 @@ def test_shipped_agent_wins_the_recorded_games():
     assert games["seed"].tolist() == list(range(100_000, 100_100))
     found = np.transpose(ttw.evaluate(model, 2))
     assert found.tolist() == games[["return", "decisions"]][:2].to_numpy().tolist()
+    gauges = recorded("gauges")
+    clip = gauges["clip_fraction"].groupby(gauges["decisions"] // 100_000).mean()
+    assert 0.35 < clip.iloc[0] < 0.4 and 0.22 < clip.iloc[-1] < 0.28
     means = recorded("evaluation").groupby("actions")["return"].mean()
     assert facts("agent")["mean return of 100 games"] == means.to_dict()
 

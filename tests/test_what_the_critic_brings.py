@@ -9,7 +9,7 @@ from numpy.testing import assert_equal
 from pong.ppo_in_numpy import new_agent
 from pong.set_up import facts, recorded
 from pong.train_to_win import PLAIN, SETTINGS, new_run
-from pong.what_helped import compare, paired_interval
+from pong.what_helped import compare, paired_interval, unpaired_interval
 from pong.what_the_critic_brings import Average
 
 
@@ -60,9 +60,7 @@ def test_what_the_page_says_of_pairs():
     thirty = critic[critic.index > 50]
     assert thirty.size == 30
     assert np.round([thirty.mean(), plain.mean()], 2).tolist() == [0.47, 0.35]
-    rng, sides = np.random.default_rng(1), (thirty.to_numpy(), plain.to_numpy())
-    draws = [rng.choice(x, (10_000, len(x))).mean(axis=1) for x in sides]
-    interval = np.percentile(draws[0] - draws[1], [2.5, 97.5])
+    _, *interval = unpaired_interval(thirty, plain, np.random.default_rng(0))
     assert np.round(interval, 2).tolist() == [0.07, 0.18]
     gains = ends["with the critic"] - ends["the plain agent"]
     means = [*ends.mean()[:2].round(2), *fresh.mean()[::4].round(2)]

@@ -256,7 +256,7 @@ def evaluate(model, n_games, rng=None, first_seed=100_000):
         raise ValueError("n_games: expected at least 1")
     results = []
     starts = range(0, n_games, 20)  # 20 emulators at a time
-    for start in tqdm(starts, leave=False, disable=n_games <= 20):
+    for start in tqdm(starts, leave=False, disable=n_games <= 20 or None):
         numbers = range(start, min(start + 20, n_games))
         seeds = [first_seed + i for i in numbers]
         envs = [gym.make("ALE/Pong-v5", obs_type="grayscale") for _ in seeds]

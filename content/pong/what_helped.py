@@ -144,7 +144,7 @@ def unpaired_interval(a, b, rng):
     """Return the same of two groups that are not pairs: a minus b."""
     means = [rng.choice(x, (10_000, len(x))).mean(axis=1) for x in (a, b)]
     low, high = np.percentile(means[0] - means[1], [2.5, 97.5])
-    return float(np.mean(a) - np.mean(b)), low, high
+    return float(np.mean(a) - np.mean(b)), float(low), float(high)
 
 
 def compare(ends, rng):
