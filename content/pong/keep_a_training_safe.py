@@ -76,7 +76,14 @@ def check_arrays(path, arrays, expected):
 
 
 def save_model(path, model, facts):
-    """Write weights to a file as 16-bit numbers, and facts about them."""
+    """Write weights to a file as 16-bit numbers, and facts about them.
+
+    Parameters
+    ----------
+    path : str or Path; it is written completely, or not at all
+    model : dict of arrays; ValueError: one is not finite in 16 bits
+    facts : whatever JSON can hold, such as a dict
+    """
     halves = {name: w.astype(np.float16) for name, w in model.items()}
     check_arrays(path, halves, halves)
     save_arrays(path, halves, facts)
@@ -85,8 +92,10 @@ def save_model(path, model, facts):
 def load_model(path, n_hidden=200):
     """Return the weights in a file that `save_model` wrote, as float32.
 
-    Nothing in the file can run code. ValueError: it is damaged, or holds
-    something else.
+    Parameters
+    ----------
+    path : str or Path; ValueError if it is damaged, or holds something else
+    n_hidden : int; W1 is (5123, n_hidden), W2 (n_hidden, 4), and b2 (4,)
     """
     expected = initialize_model(np.random.default_rng(0), n_hidden)
     halves = {name: w.astype(np.float16) for name, w in expected.items()}
@@ -243,8 +252,15 @@ def saver(folder, made_with, every):
 def open_checkpoints(folder, start, made_with, every=30):
     """Give where to go on: a Run, its history, and save(run, history).
 
-    Without a folder (None) that is the start, and nothing is kept. A folder's
-    checkpoints must be made with the same settings and shapes as these.
+    save writes when it is time to, or at once with at_once=True.
+    RuntimeError: the folder is in use, or was, with other settings or shapes.
+
+    Parameters
+    ----------
+    folder : str or Path; with None, go on from start, and keep nothing
+    start : Run, to begin with if there is no checkpoint
+    made_with : dict of settings; a checkpoint must be made with the same
+    every : float, seconds between two checkpoints
     """
     if folder is None:
         yield start, [], lambda run, history, at_once=False: None

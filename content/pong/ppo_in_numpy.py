@@ -45,15 +45,12 @@ def make_rollout(experience, settings):
     returns = advantages + experience.values[:-1]
     counts = np.flatnonzero(~experience.ignored)
     columns = (experience.actions, experience.log_probs, advantages, returns)
-    actions, log_probs, advantages, returns = (
-        column.ravel()[counts] for column in columns
-    )
+    columns = [column.ravel()[counts] for column in columns]
+    actions, log_probs, advantages, returns = columns
     explained = 1 - np.var(advantages) / (np.var(returns) + 1e-8)
     advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    inputs = tuple(
-        sparse.vstack(matrices, "csr")[counts]
-        for matrices in zip(*experience.inputs)
-    )
+    sides = zip(*experience.inputs)
+    inputs = tuple(sparse.vstack(side, "csr")[counts] for side in sides)
     rollout = Rollout(inputs, actions, log_probs, advantages, returns)
     return rollout, float(explained)
 
@@ -172,12 +169,10 @@ def minibatches(rollout, settings, rng):
             yield Rollout(inputs, *(column[rows] for column in rollout[1:]))
 
 
-def update(
-    agent, batch, learning_rate, max_grad_norm, faster=(), **coefficients
-):
+def update(agent, batch, learning_rate, max_grad_norm, faster=(), **coefs):
     """Return the agent after one step on a minibatch, and the metrics."""
     logits, values, hidden = forward(batch.inputs, agent.model)
-    *slopes, metrics = ppo_gradients(logits, values, batch, **coefficients)
+    *slopes, metrics = ppo_gradients(logits, values, batch, **coefs)
     gradient = backward(batch.inputs, hidden, *slopes, agent.model)
     how = learning_rate, max_grad_norm, faster
     return adam_step(agent, gradient, *how), metrics

@@ -60,10 +60,8 @@ def training_seconds():
     except ValueError:
         seconds = -1.0
     if not seconds > 0:
-        raise ValueError(
-            "PONG_BUDGET: expected full, quick, or a number of seconds, "
-            f"got {budget!r}"
-        )
+        expected = "full, quick, or a number of seconds"
+        raise ValueError(f"PONG_BUDGET: expected {expected}, got {budget!r}")
     return seconds
 
 

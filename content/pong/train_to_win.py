@@ -92,10 +92,9 @@ def figures(run, rewards, explained, metrics):
     row["won"], row["lost"] = (int(np.sum(rewards == r)) for r in (1, -1))
     row["explained_variance"] = explained
     if metrics:  # in the first rollout, nothing is learned
-        first, last = metrics[0], metrics[-1]
-        row["first_kl"] = first["approx_kl"]
-        row["first_clip_fraction"] = first["clip_fraction"]
-        row |= last
+        row["first_kl"] = metrics[0]["approx_kl"]
+        row["first_clip_fraction"] = metrics[0]["clip_fraction"]
+        row |= metrics[-1]
     return row
 
 
@@ -195,11 +194,22 @@ def stop_button():
 def train(
     games, run, seed, settings, max_seconds=np.inf, history=(), save=None
 ):
-    """Return the Run after training, and its history: a row per rollout.
+    """Train until the decisions or the time are used up, or it is stopped.
 
-    games are from make_games, run from new_run or, with its history, from a
-    checkpoint. It ends after the settings' decisions, after max_seconds, or
-    when stopped. It calls save(run, history), at the end with at_once=True.
+    Parameters
+    ----------
+    games : list, from `make_games`
+    run : Run, from `new_run` or, with its history, from a checkpoint
+    seed : int, of the first game; a run that goes on plays other games
+    settings : dict, such as `SETTINGS`
+    max_seconds : float, for all of the training, with that in the history
+    history : list of dict, one for each rollout so far
+    save : called as save(run, history) per rollout, then with at_once=True
+
+    Returns
+    -------
+    run : Run, after the last rollout
+    history : list of dict, per rollout a row of `figures`, and the seconds
     """
     if not max_seconds > 0 < settings["decisions"]:
         raise ValueError("max_seconds, decisions: expected more than 0")
@@ -231,7 +241,18 @@ def train(
 
 
 def play_games(envs, seeds, model, rng=None):
-    """Return returns and lengths of one game in each; without rng, greedy."""
+    """Play one game in each environment, side by side.
+
+    Parameters
+    ----------
+    envs, seeds : n standard environments in grayscale, a seed for each
+    model : dict of weights, which stay as they are
+    rng : Generator that draws the actions; without one, play is greedy
+
+    Returns
+    -------
+    returns, decisions : arrays (n,) of points, and of the games' lengths
+    """
     pairs = zip(envs, seeds, strict=True)
     frames = np.stack([env.reset(seed=s)[0] for env, s in pairs])
     scene = first_scene(frames)
@@ -251,16 +272,25 @@ def play_games(envs, seeds, model, rng=None):
 
 
 def evaluate(model, n_games, rng=None, first_seed=100_000):
-    """Return returns and lengths of standard games; without rng, greedy."""
+    """Play standard games, up to 20 side by side.
+
+    Parameters
+    ----------
+    model, rng : weights, and who draws the actions; without rng, greedy
+    n_games, first_seed : int; game k has the seed first_seed + k
+
+    Returns
+    -------
+    returns, decisions : arrays (n_games,) of points, and of the lengths
+    """
     if n_games < 1:
         raise ValueError("n_games: expected at least 1")
-    results = []
+    results, seeds = [], range(first_seed, first_seed + n_games)
     starts = range(0, n_games, 20)  # 20 emulators at a time
     for start in tqdm(starts, leave=False, disable=n_games <= 20 or None):
-        numbers = range(start, min(start + 20, n_games))
-        seeds = [first_seed + i for i in numbers]
-        envs = [gym.make("ALE/Pong-v5", obs_type="grayscale") for _ in seeds]
-        results.append(play_games(envs, seeds, model, rng))
+        some = seeds[start : start + 20]
+        envs = [gym.make("ALE/Pong-v5", obs_type="grayscale") for _ in some]
+        results.append(play_games(envs, some, model, rng))
         close(envs)
     return tuple(map(np.concatenate, zip(*results)))
 

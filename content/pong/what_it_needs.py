@@ -1,5 +1,6 @@
 # Made by `make notebooks` from content/what-it-needs.md: edit that.
 
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -52,11 +53,8 @@ def measure(model, seeds, without="nothing", **settings):
         raise ValueError(f"without: expected one of {ERASED}, got {without!r}")
     envs = make_envs(len(seeds), **settings)
     returns, decisions = np.zeros(len(seeds)), np.zeros(len(seeds), int)
-    changes = {
-        "see": lambda frames: erase(frames, without),
-        "recall": lambda scene: forget(scene, without),
-    }
-    for moment in play_moments(envs, seeds, model, **changes):
+    see, recall = partial(erase, names=without), partial(forget, name=without)
+    for moment in play_moments(envs, seeds, model, see, recall):
         returns[moment.games] += moment.rewards
         decisions[moment.games] += 1
     close(envs)
