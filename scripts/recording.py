@@ -104,7 +104,7 @@ def share_out(function, *columns):
 def part_of(name, job):
     """Return the file in which the rows of one of a table's jobs are kept."""
     versions = [metadata.version(package) for package in PACKAGES]
-    key = hashlib.sha256(repr((CODE, versions, job)).encode())
+    key = hashlib.sha256(repr((CODE, versions, str(name), job)).encode())
     return BUILD / f"{Path(name).name}-part-{key.hexdigest()[:16]}.json"
 
 

@@ -170,6 +170,9 @@ def test_what_the_page_says_of_openings(monkeypatch):
     lost = lost.value_counts(["decisions", "met"], sort=False).unstack()
     share = 100 * lost.sum(axis=1) / table["decisions"].value_counts()
     assert [*lost.iloc[0], *share.dropna().round()] == [206, 132, 47, 17, 10, 5]
+    met = table.query("served_to == 'opponent' and met > 0")
+    once = met.eval("met == 1 and lost == 0").groupby(met["decisions"]).mean()
+    assert once.loc[[100_000, 7_000_000]].round(2).tolist() == [0.53, 0.75]
     monkeypatch.setattr(script, "AGE_GAMES", 1)
     again = script.rallies_of("1m.safetensors", 1_000_000).values.tolist()
     table = table.query("decisions == 1_000_000 and seed == 200_000")

@@ -90,11 +90,8 @@ def test_what_the_page_says_of_whole_trainings():
     runs = [ten[ten["mean_return"] >= n].groupby("seed") for n in (0, 15, 18)]
     first = [run["decisions"].min().sort_values() / 1e6 for run in runs]
     assert [*map(len, first)] == [10, 10, 6]
-    assert np.round([*first[0].iloc[[0, -1]], first[1].median()], 1).tolist() == [
-        0.3,
-        0.5,
-        1.7,
-    ]
+    levels = *first[0].iloc[[0, -1]], first[1].median()
+    assert np.round(levels, 1).tolist() == [0.3, 0.5, 1.7]
     assert np.round(first[1].iloc[[0, 1, -1]], 1).tolist() == [1.0, 1.3, 2.1]
     assert ten.groupby("seed")["mean_return"].last().min().round(1) == 16.8
     speeds = recorded("critic-speed")["decisions_per_second"].to_numpy()
