@@ -94,7 +94,7 @@ record: $(VENV) ## record anew most of what the pages show (a night on two cores
 	@export RECORD_DATE="$$(date +%F)" RECORD_COMMIT="$$(git describe --always --dirty 2>/dev/null)"; \
 	cd scripts && set -e; for part in "pong_from_pixels reinforce" \
 	    "train_to_win runs plain agent finish evaluation games" "ppo_in_numpy rally" "what_helped ablations" \
-	    "what_the_critic_brings pairs parts ablations discount average more_runs speed" \
+	    "what_the_critic_brings pairs parts ablations discount average more_runs not_sticky speed" \
 	    "scale_out scale_out" "play traces weights ages rallies" "what_it_needs erasing variants points openings"; do \
 	    set -- $$part; program=$$1; shift; ../$(BIN)/python $$program.py "$$@"; done
 

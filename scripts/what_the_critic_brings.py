@@ -1,7 +1,7 @@
-"""Record what "What the critic brings" shows.
+"""Record what "What the critic brings" shows, and `not_sticky` for "What helped".
 
     python scripts/what_the_critic_brings.py pairs parts ablations discount
-    python scripts/what_the_critic_brings.py average more_runs speed
+    python scripts/what_the_critic_brings.py average more_runs not_sticky speed
 
 `speed` counts seconds and wants the computer for itself. The others train agents
 side by side and count decisions, so the computer may do other things. They keep
@@ -142,6 +142,11 @@ def discount():
 def run_of(seed):
     """Return rows of a whole training, without its minutes."""
     _, history = train_with("more-runs", seed, SETTINGS)
+    return without_minutes(seed, history)
+
+
+def without_minutes(seed, history):
+    """Return the rows of a training that had not the computer for itself."""
     rows = pd.DataFrame(table(seed, history)).drop(columns="seconds")
     return rows.to_dict("records")
 
@@ -150,6 +155,24 @@ def more_runs():
     """Record trainings with five more seeds: an hour or two on two cores."""
     record("more-runs", run_of, MORE_SEEDS, **FACTS, seeds=MORE_SEEDS)
     forget("more-runs")
+
+
+def not_sticky_run(seed):
+    """Return rows of a training whose actions are never repeated by chance."""
+    games, history = make_games(N_GAMES, sticky=0.0), []
+    for run, row in training(games, start_of(seed, True), seed, SETTINGS):
+        history.append(row | {"seconds": 0.0})
+        if run.decisions >= LONGER:
+            break
+    close(games)
+    return without_minutes(seed, history)
+
+
+def not_sticky():
+    """Record the first million decisions in the easier game that many papers use."""
+    record(
+        "not-sticky", not_sticky_run, SEEDS, **FACTS, seeds=SEEDS, sticky=0.0
+    )
 
 
 def average_of(job):
@@ -213,6 +236,7 @@ if __name__ == "__main__":
         discount,
         average,
         more_runs,
+        not_sticky,
         speed,
     )
     recording.main({command.__name__: command for command in commands})

@@ -78,6 +78,7 @@ def test_anneal_lowers_two_settings():
     "call",
     [
         *(partial(make_games, n) for n in (0, 1, np.nan)),
+        partial(make_games, 2, sticky=np.nan),
         *(partial(ttw.reset, [], seed) for seed in (-1, 2**31, 1.5)),
         lambda: ttw.evaluate(None, 0),
         lambda: ttw.choose_actions(np.full((1, 3), np.nan)),

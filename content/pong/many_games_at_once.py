@@ -10,10 +10,12 @@ from ale_py.vector_env import AtariVectorEnv
 from scipy import sparse
 
 
-def make_games(n_games, n_groups=2):
+def make_games(n_games, n_groups=2, sticky=0.25):
     """Return groups of games of Pong, each with an engine of its own."""
     if n_games < 1 or n_games % n_groups:
         raise ValueError(f"n_games: expected {n_groups} or a multiple of it")
+    if not 0 <= sticky <= 1:
+        raise ValueError("sticky: expected a probability, from 0 to 1")
     return [
         AtariVectorEnv(
             "pong",
@@ -27,7 +29,7 @@ def make_games(n_games, n_groups=2):
             maxpool=False,
             noop_max=0,
             use_fire_reset=False,
-            repeat_action_probability=0.25,  # sticky actions
+            repeat_action_probability=sticky,
         )
         for _ in range(n_groups)
     ]
