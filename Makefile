@@ -96,7 +96,8 @@ record: $(VENV) ## record anew most of what the pages show (a night on two cores
 	    "train_to_win runs plain agent finish evaluation games" "ppo_in_numpy rally" "what_helped ablations" \
 	    "what_the_critic_brings pairs parts ablations discount average more_runs not_sticky speed" \
 	    "scale_out scale_out" "play traces weights ages rallies" "what_it_needs erasing variants points openings"; do \
-	    set -- $$part; program=$$1; shift; ../$(BIN)/python $$program.py "$$@"; done
+	    set -- $$part; program=$$1; shift; ../$(BIN)/python $$program.py "$$@"; done; \
+	echo "Recorded in $$((SECONDS / 3600)) hours and $$((SECONDS / 60 % 60)) minutes."
 
 .PHONY: bench
 bench: $(VENV) $(PEERS) ## compare speed, other agents (MINUTES=10 each), and pages

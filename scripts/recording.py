@@ -25,6 +25,7 @@ PROGRAMS = [*DATA.parent.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
 CODE = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(PROGRAMS)))
 CODE = CODE.hexdigest()
 PACKAGES = ("numpy", "scipy", "gymnasium", "ale-py")
+CLOCK = [time.monotonic()]  # when the program began, or wrote its last table
 
 
 def processor():
@@ -71,9 +72,16 @@ def write(path, text):
 
 
 def save_facts(name, **facts):
-    """Write down beside a recorded file what it was made with."""
-    text = json.dumps({"made with": made_with(), **facts}, indent=1)
+    """Write down beside a recorded file what it was made with, and how long."""
+    began, CLOCK[0] = CLOCK[0], time.monotonic()
+    made = {"made with": made_with(), "hours": hours(CLOCK[0] - began)}
+    text = json.dumps(made | facts, indent=1)
     write(DATA / f"{name}.json", text + "\n")
+
+
+def hours(seconds):
+    """Return seconds in hours, rounded."""
+    return round(seconds / 3600, 3)
 
 
 def save_table(name, rows, **facts):
@@ -90,12 +98,14 @@ def begin(code):
     set_up(VERSION)
 
 
-def share_out(function, *columns):
-    """Return what a function makes of each job, computed side by side.
+def n_processes():
+    """Return how many jobs are done at a time: PONG_JOBS, or one for each core."""
+    return int(os.environ.get("PONG_JOBS") or os.cpu_count())
 
-    It uses as many processes as PONG_JOBS says, or else one for each core.
-    """
-    n_jobs = int(os.environ.get("PONG_JOBS") or os.cpu_count())
+
+def share_out(function, *columns):
+    """Return what a function makes of each job, computed side by side."""
+    n_jobs = n_processes()
     context = get_context("spawn")
     with ProcessPoolExecutor(n_jobs, context, begin, (CODE,)) as pool:
         return list(pool.map(function, *columns))
@@ -112,20 +122,24 @@ def rows_of(function, job, part):
     """Return the rows of a function's job, which is not done twice."""
     if not part.exists():
         BUILD.mkdir(exist_ok=True)
-        write(part, json.dumps(function(job)))
-    rows = json.loads(part.read_text(encoding="utf-8"))
-    print(*rows[-1:], flush=True)
-    return rows
+        began, rows = time.monotonic(), function(job)
+        done = {"rows": rows, "seconds": time.monotonic() - began}
+        write(part, json.dumps(done))
+    done = json.loads(part.read_text(encoding="utf-8"))
+    print(*done["rows"][-1:], flush=True)
+    return done["rows"], done["seconds"]
 
 
 def record(name, function, jobs, columns=(), **facts):
     """Record the rows of a function's jobs, and forget what was kept of them."""
     parts = [part_of(name, job) for job in jobs]
     done = share_out(rows_of, repeat(function), jobs, parts)
-    rows = pd.DataFrame([row for rows in done for row in rows])
+    tables, seconds = zip(*done)
+    rows = pd.DataFrame([row for table in tables for row in table])
     ended = [part.stat().st_mtime for part in parts]
     days = {time.strftime("%Y-%m-%d", time.localtime(t)) for t in ended}
-    facts = {"trained": sorted(days)} | facts
+    took = hours(sum(seconds) / n_processes())  # with all that was kept
+    facts = {"trained": sorted(days), "hours": took} | facts
     save_table(name, rows.rename(columns=dict(columns)), **facts)
     for part in parts:  # the next time, it begins anew
         part.unlink()

@@ -123,14 +123,15 @@ def gauges_of(seed, history, decisions=800_000, window=3):
 
 def record_runs(name, settings, critic):
     """Record a training with each of the reference seeds; return what it gave."""
-    rows, gauges, agents = [], [], {}
+    rows, gauges, agents, seconds = [], [], {}, 0.0
     made = {"seeds": SEEDS, "games": N_GAMES, "settings": settings}
     for seed in SEEDS:
         agents[seed], history = train_with(name, seed, settings, critic)
         rows += table(seed, history)
         gauges.append(gauges_of(seed, history).round(6))
+        seconds += history[-1]["seconds"]  # with those before an interruption
         print(rows[-1], flush=True)
-    recording.save_table(name, rows, **made)
+    recording.save_table(name, rows, **made, hours=recording.hours(seconds))
     return agents, pd.concat(gauges), made
 
 
@@ -171,6 +172,7 @@ def agent():
     mean = {str(AGENT_SEED): round(history[-1]["mean_return"], 2)}
     name = "mean return of the last 50 training games, by seed"
     more = {"seed": AGENT_SEED, "games": N_GAMES, "settings": AGENT}
+    more["hours"] = recording.hours(history[-1]["seconds"])
     save_agent(model, **more, **{name: mean})
     forget("agent")
 
@@ -189,6 +191,7 @@ def finish():
         "seed": FINISH_SEED,
         "games": N_GAMES,
         "settings": FINISH,
+        "hours": recording.hours(history[-1]["seconds"]),
         "mean return of the last 50 training games": mean,
     }
     save_agent(model, **known)

@@ -1,6 +1,7 @@
 """What the tests share: the project's files, programs, mounts, the built book."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,10 +34,14 @@ ARGUMENTS = [
 INHERITED = (
     "DISPLAY", "GIT", "JUPYTER", "OPENBLAS", "PONG_CHECKPOINTS", "PYTHON", "WAYLAND", "XDG",
 )  # fmt: skip
-linux_only = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="mounts, screens, servers"
-)
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="mounts, screens")
 pong.set_up.set_up(pong.set_up.VERSION)
+
+
+def says(page, sentence, *values):
+    """Check that a page says this, with what the recorded tables give."""
+    sentence = re.sub(r"-(?=\d)", "−", sentence.format(*values))
+    assert sentence in (CONTENT / f"{page}.md").read_text(encoding="utf-8"), sentence
 
 
 class SideBySide(LoadScopeScheduling):
@@ -68,15 +73,9 @@ def config():
 
 def run(*command, **options):
     """Run a command to its end; it says all in its stdout."""
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        **options,
-    )
+    how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    how |= {"stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    return subprocess.run(command, **how, **options)
 
 
 def clean_env(tmp_path, **changes):

@@ -20,26 +20,22 @@ TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
 PAGES = [TOC["root"], *CHAPTERS]
 TEXTS = {page: (CONTENT / f"{page}.md").read_text(encoding="utf-8") for page in PAGES}
-TITLES = {
-    page: re.search("^# (.+)$", text, re.MULTILINE)[1] for page, text in TEXTS.items()
-}
+TITLES = {page: re.search("^# (.+)$", text, re.M)[1] for page, text in TEXTS.items()}
 NOTEBOOKS = [path.stem for path in SOURCES]
 WITH_VIDEOS = (
-    "index", "inside-the-agent", "pong-from-pixels", "train-to-win",
-    "video-playback",
+    "index", "inside-the-agent", "pong-from-pixels", "train-to-win", "video-playback",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def soups(book):
     """Return the parsed HTML of all pages, also the old and the missing ones."""
-    return {
-        path.relative_to(book.html).as_posix().removesuffix(".html"): BeautifulSoup(
-            path.read_text(encoding="utf-8"), "html.parser"
-        )
-        for path in book.html.rglob("*.html")
-        if "_static" not in path.parts
-    }
+    found = {}
+    for path in book.html.rglob("*.html"):
+        if "_static" not in path.parts:
+            name = path.relative_to(book.html).as_posix().removesuffix(".html")
+            found[name] = BeautifulSoup(path.read_text("utf-8"), "html.parser")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +103,7 @@ def test_something_happens_after_every_few_cells(executed):
             lines += len(re.findall(r"^\s*[^\s#]", cell.source, re.MULTILINE))
             for node in ast.parse(cell.source).body:
                 definitions += isinstance(node, ast.FunctionDef | ast.ClassDef)
-            assert lines <= 80, cell.source
-            assert definitions <= 3, cell.source
+            assert lines <= 80 and definitions <= 3, cell.source
             if cell.outputs:
                 lines = definitions = 0
 
@@ -187,8 +182,7 @@ def launch_addresses(config, name):
 
 def test_launch_buttons_open_the_notebook(pages, config):
     for name in NOTEBOOKS:
-        tags = pages[name].select(".header-article-items a[href]")
-        links = {tag["href"] for tag in tags}
+        links = {a["href"] for a in pages[name].select(".header-article-items a[href]")}
         assert launch_addresses(config, name) <= links
         kinds = {link.rpartition(".")[2] for link in links if "_sources" in link}
         assert kinds == {"ipynb", "md"}

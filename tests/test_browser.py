@@ -65,11 +65,9 @@ def visit(browser, site):
 def typeset(tab):
     """Wait until every formula is set."""
     formulas = tab.locator("article .math").count()
-    tab.wait_for_function(
-        "n => document.querySelectorAll('article .math mjx-container').length >= n",
-        arg=formulas,
-        polling=200,  # more often would slow down what it waits for
-    )
+    done = "n => document.querySelectorAll('article .math mjx-container').length >= n"
+    # To look more often would slow down what it waits for.
+    tab.wait_for_function(done, arg=formulas, polling=200)
     assert not tab.locator("mjx-merror").count()
     return formulas
 
@@ -264,8 +262,6 @@ def test_copy_button_copies_the_code(visit):
         cell.hover()
         cell.locator("button.copybtn").press("Enter")
         code = cell.locator("pre").text_content().strip()
-        tab.wait_for_function(
-            "async code => (await navigator.clipboard.readText()).trim() === code",
-            arg=code,
-        )
+        same = "async code => (await navigator.clipboard.readText()).trim() === code"
+        tab.wait_for_function(same, arg=code)
         assert code

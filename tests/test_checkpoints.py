@@ -64,8 +64,7 @@ def train(folder, events=(), changes=(), n_hidden=8, every=0):
 
     def eventful_play(*args):
         past, scenes = play(*args)
-        happens = events.get(next(numbers))
-        if happens:
+        if happens := events.get(next(numbers)):
             happens(past.rewards)
         return past, scenes
 
@@ -500,8 +499,7 @@ def test_files_and_folder_are_deleted_under_way(tmp_path):
         for path in checkpoints(folder):
             path.unlink()
 
-    events = {3: delete, 5: lambda rewards: shutil.rmtree(folder)}
-    _, (trouble,) = listen(folder, events)
+    _, (trouble,) = listen(folder, {3: delete, 5: lambda _: shutil.rmtree(folder)})
     assert "No such file" in trouble
     folder.write_text("a file, where the folder should be")
     assert len(listen(folder)[1]) == 1

@@ -51,8 +51,7 @@ def test_recorded_rallies_are_the_agents():
     (game,) = watch(load_small_model(weights), [100_002])
     mine = rallies.query("age == age.max() and seed == 100_002")
     assert mine["reward"].tolist() == game.rewards[: len(mine)].tolist()
-    seen = read_ram(game.ram[: len(mine)])
-    for name, values in seen.items():
+    for name, values in read_ram(game.ram[: len(mine)]).items():
         np.testing.assert_array_equal(mine[name], values)
     # What the page says of them.
     ends = rallies.groupby(["age", "seed"])["reward"].last().unstack("seed")
@@ -61,9 +60,8 @@ def test_recorded_rallies_are_the_agents():
     strokes = {}
     for key, rally in rallies.groupby(["age", "seed"]):
         right, down = (rally[f"ball {axis}"].diff().to_numpy() for axis in "xy")
-        (hits,) = np.nonzero(
-            (right[:-1] >= 0) & (right[1:] < 0) & (rally["ball x"][:-1] > 130)
-        )
+        hit = (right[:-1] >= 0) & (right[1:] < 0) & (rally["ball x"][:-1] > 130)
+        (hits,) = np.nonzero(hit)
         strokes |= {key: down[hits[0] + 2]} if len(hits) else {}
     assert strokes.pop((400_000, 100_002)) == 4
     assert len(strokes) == 9 and set(strokes.values()) == {-8}  # all that were won

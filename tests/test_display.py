@@ -1,6 +1,5 @@
 """Pong's own window opens on a virtual screen, without waiting or leftovers."""
 
-import inspect
 import os
 import re
 import sys
@@ -35,8 +34,7 @@ def test_window_opens_and_no_screen_stays(tmp_path):
 
 
 def test_read_only_tmp_is_said_soon():
-    limit = inspect.signature(start_virtual_display).parameters["seconds"]
-    assert limit.default <= 60
+    assert start_virtual_display.__defaults__[0] <= 60  # seconds
     python = (sys.executable, "-c", SCRIPT.replace("display()", "display(2)"))
     env = {**os.environ, **NO_SCREEN, "TMPDIR": "/var/tmp"}
     done = run(*read_only("/tmp"), *python, cwd=CONTENT, env=env, timeout=120)

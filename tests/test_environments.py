@@ -84,8 +84,7 @@ def test_colab(tmp_path, config):
     nbval = ("--nbval-lax", start, "-p", "no:cacheprovider")
     done = run(python, "-m", "pytest", "-q", *nbval, ".", env=env, cwd=work)
     assert done.returncode == 0, done.stdout[-9000:]
-    left = {path.name for path in work.glob("*/*") if path.suffix != ".ipynb"}
-    assert left == {"video"}
+    assert {p.name for p in work.glob("*/*") if p.suffix != ".ipynb"} == {"video"}
     assert not left_behind(env)
     for recording in work.glob("*/video/**/*.mp4"):
         facts, *pictures = read_frames(str(recording), "gray", bits_per_pixel=8)
@@ -122,8 +121,7 @@ def test_plain_program_with_everything_taken_away(source, tmp_path):
     cores = sorted(os.sched_getaffinity(0))
     if source.stem != "scale-out":  # on one core, Ray's helpers are late
         start += ["taskset", "--cpu-list", str(cores[core % len(cores)])]
-    start.append("env")
-    start.append(f"PATH={Path(sys.executable).parent}")  # neither Xvfb nor xwininfo
+    start += ["env", f"PATH={Path(sys.executable).parent}"]  # neither Xvfb nor xwininfo
     start.append(f"PYTHONPATH={ROOT / 'tests' / 'audit'}")
     command, memory = [*start, sys.executable, "chapter.py"], []
     with open(output, "w") as file:
@@ -143,8 +141,7 @@ def test_plain_program_with_everything_taken_away(source, tmp_path):
     assert not left_behind(env)
     events = [s.split(" ", 1) for s in log.read_text().splitlines()]
     written = {what for kind, what in events if kind == "write"}
-    # The paths of Ray's files must be short.
-    ray = str(Path("/tmp", "ray-"))
+    ray = str(Path("/tmp", "ray-"))  # the paths of Ray's files must be short
     allowed = (str(tmp_path), "/dev/", "/proc/", fonts, ray)
     assert all(path.startswith(allowed) for path in written), written
     assert not any(Path(path).exists() for path in written if path.startswith(ray))
@@ -166,9 +163,8 @@ def test_without_the_package_one_line_says_what_to_do(tmp_path, config, place):
     done = run(sys.executable, "-S", "-c", SET_UP[0], cwd=tmp_path, env=env)
     assert done.returncode == 1
     url = config["repository"]["url"]
-    assert done.stdout.splitlines()[-1] == (
-        f"ImportError: No module named 'pong': (uv) pip install git+{url}"
-    )
+    error = f"ImportError: No module named 'pong': (uv) pip install git+{url}"
+    assert done.stdout.splitlines()[-1] == error
 
 
 @linux_only

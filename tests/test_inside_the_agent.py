@@ -80,8 +80,7 @@ def test_probe_targets(whole):
     truth = pd.DataFrame(inside.read_ram(whole.ram))
     before = truth.loc[table.index - 1].set_index(table.index)
     for axis in ("ball x", "ball y"):
-        move = table[axis] - before[axis]
-        assert_array_equal(table[f"{axis} velocity"], move)
+        assert_array_equal(table[f"{axis} velocity"], table[axis] - before[axis])
     assert_array_equal(table[truth.columns], truth.loc[table.index])
     assert table["ball x velocity"].abs().max() <= 8
     assert 0.5 < len(table) / len(truth) < 0.95
@@ -95,8 +94,7 @@ def test_probe_is_ridge_regression():
     solution = np.linalg.lstsq(augmented, targets, rcond=None)[0]
     found = inside.fit_probe(features, targets, ridge=0.0)(features)
     assert_allclose(found, augmented @ solution, rtol=1e-4)
-    errors = found - targets
-    share = 1 - errors.var(axis=0) / targets.var(axis=0)
+    share = 1 - (found - targets).var(axis=0) / targets.var(axis=0)
     assert_allclose(inside.r_squared(found, targets), share)
     assert (inside.r_squared(found + 100, targets) < 0).all()
     # A strong penalty leaves the mean.
@@ -115,8 +113,7 @@ def test_probes_are_scored_on_games_that_they_were_not_fitted_to():
 
 def test_rally_outcomes():
     rewards = np.array([0.0, 0, 1, 0, -1, -1, 0])
-    outcomes = [1, 1, 1, -1, -1, -1, 0]
-    assert_array_equal(inside.rally_outcomes(rewards), outcomes)
+    assert_array_equal(inside.rally_outcomes(rewards), [1, 1, 1, -1, -1, -1, 0])
     assert_array_equal(inside.rally_outcomes(np.zeros(3)), [0] * 3)
 
 

@@ -11,8 +11,7 @@ from pong import many_games_at_once as many
 
 def assert_same_inputs(a, b):
     for matrix, other in zip(a, b, strict=True):
-        assert matrix.shape == other.shape
-        assert (matrix != other).nnz == 0
+        assert matrix.shape == other.shape and (matrix != other).nnz == 0
 
 
 def test_next_scene_moves_on_and_forgets_where_a_game_is_over():
@@ -38,8 +37,7 @@ def test_next_scene_moves_on_and_forgets_where_a_game_is_over():
 def scripted(frames, rewards, over):
     """Return a group of games with prepared pictures, rewards and ends."""
     no = np.zeros_like(over)
-    received = zip(frames[:, :, None], rewards, over, no, no)
-    return Mock(**{"recv.side_effect": received})
+    return Mock(**{"recv.side_effect": zip(frames[:, :, None], rewards, over, no, no)})
 
 
 def test_play_records_what_belongs_together():
@@ -110,5 +108,4 @@ def test_after_a_game_the_emulator_ignores_one_action():
     end = int(np.flatnonzero(past.game_over[:, 0])[0])
     assert np.flatnonzero(past.ignored[:, 0]).tolist() == [end + 1]
     assert past.rewards[[end, end + 1], 0].tolist() == [-1, 0]
-    new = many.encode(many.first_scene(first))
-    assert_same_inputs(past.inputs[end + 2], new)
+    assert_same_inputs(past.inputs[end + 2], many.encode(many.first_scene(first)))

@@ -88,10 +88,8 @@ def test_jupyterlab_opens_and_saves_without_a_change(lab, folder, newer):
             lab(opened, "PUT", {"type": "notebook", "content": notebook})
             again = "run `make notebooks`, and if that changes nothing, `make format`"
             assert md.read_text("utf-8") == source.read_text("utf-8"), again
-        saved, before = (
-            nbformat.read(path.with_suffix(".ipynb"), 4) for path in (md, source)
-        )
-        assert saved.cells == before.cells
+        now, before = (nbformat.read(p.with_suffix(".ipynb"), 4) for p in (md, source))
+        assert now.cells == before.cells
 
 
 @every_notebook
@@ -99,9 +97,8 @@ def test_notebook_ran_and_keeps_only_the_outputs_that_are_compared(source):
     notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    # From top to bottom.
     counts = [cell.execution_count for cell in code]
-    assert counts == list(range(1, len(code) + 1))
+    assert counts == list(range(1, len(code) + 1))  # from top to bottom
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         checked = CHECKED in tags

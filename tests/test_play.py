@@ -81,9 +81,7 @@ def run(page, body, data=None):
 
 def test_the_page_computes_what_numpy_computes(page):
     rally = re.search(r'application/json">(.*?)</script>', PAGE.read_text("utf-8"))
-    worst = run(
-        page,
-        """
+    script = """
       const worst = {};
       const compare = (name, ours, theirs) => {
         const far = Array.from(ours, (value, i) => Math.abs(value - theirs[i]));
@@ -128,17 +126,14 @@ def test_the_page_computes_what_numpy_computes(page):
         compare("clip", [figures.clipLoss(ratio, advantage)], [loss]);
       }
       return worst;
-    """,
-        numbers(load_small_model(WEIGHTS), json.loads(rally[1])),
-    )
+    """
+    worst = run(page, script, numbers(load_small_model(WEIGHTS), json.loads(rally[1])))
     names = "logits value pushes objects court canvas preprocess gae clip"
     assert worst == pytest.approx(dict.fromkeys(names.split(), 0), abs=1e-4)
 
 
 def test_the_agent_keeps_its_strength_in_the_browser(page):
-    results, sticky, forgotten = run(
-        page,
-        """
+    script = """
       let changes = 0, kept = 0, forgotten = 0;
       const results = Array.from({ length: 10 }, (_, seed) => {
         const play = new game.Game(model, game.generator(seed + 1));
@@ -151,8 +146,8 @@ def test_the_agent_keeps_its_strength_in_the_browser(page):
         return play.court.rightScore - play.court.leftScore;
       });
       return [results, kept / changes, forgotten];
-    """,
-    )
+    """
+    results, sticky, forgotten = run(page, script)
     assert abs(sticky - 0.25) < 0.02 and forgotten == 0
     mean = sum(results) / len(results)
     assert abs(mean - 19.1) <= 2 and min(results) >= 0
@@ -171,9 +166,7 @@ def test_nothing_loads_before_start(page):
 
 def test_a_game_ends_at_21_and_starts_again(game):
     # Nobody moves the left paddle, and nobody waits for the screen.
-    result = pong(
-        game,
-        """(() => {
+    script = """(() => {
       let changes = 0, before = "";
       const status = document.querySelector(".pong-stage .pong-status");
       for (let t = 0; t < 60000 && !pong.game.over; t++) {
@@ -181,8 +174,8 @@ def test_a_game_ends_at_21_and_starts_again(game):
         if (status.textContent !== before) { changes += 1; before = status.textContent; }
       }
       return { ...pong.game.court, changes, text: before };
-    })()""",
-    )
+    })()"""
+    result = pong(game, script)
     points = result["leftScore"] + result["rightScore"]
     assert max(result["leftScore"], result["rightScore"]) == 21
     # One announcement for each point.

@@ -140,9 +140,8 @@ def test_training_steps_once_per_batch(max_episodes):
     for weights in model.values():
         weights.flags.writeable = False  # training leaves them alone
     settings, env = (max_episodes, 3, 1e-3, 0.9, 0.99), ShortPong()
-    trained, history = chapter.train_reinforce(
-        env, model, np.random.default_rng(1), 0, *settings
-    )
+    rng = np.random.default_rng(1)
+    trained, history = chapter.train_reinforce(env, model, rng, 0, *settings)
     assert env.resets == [0] + [None] * (max_episodes - 1)
     # The same, written out: each step along the sum of three gradients.
     env, rng, expected = ShortPong(), np.random.default_rng(1), model
@@ -234,8 +233,6 @@ def test_the_recorder_plays_what_the_chapter_plays():
         for play in (chapter.play_episode, recorder.play_without_zeros)
     )
     assert_array_equal(fast.inputs.toarray(), plain.inputs)
-    found, expected = (
-        chapter.episode_gradient(episode, model, 0.99) for episode in (fast, plain)
-    )
+    found, expected = (chapter.episode_gradient(e, model, 0.99) for e in (fast, plain))
     for name in model:
         assert_allclose(found[name], expected[name], atol=1e-12)

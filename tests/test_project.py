@@ -26,9 +26,7 @@ run = partial(conftest.run, cwd=ROOT)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 # What the package needs, though none of its modules and no cell imports it.
 TOOLS = {"jinja2", "moviepy"}
-needs_git = pytest.mark.skipif(
-    not (ROOT / ".git").exists(), reason="this is a copy without its history"
-)
+needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="without a history")
 
 
 def read(name):
@@ -155,9 +153,8 @@ def test_conda_and_binder_take_the_lock():
 
 @pytest.mark.skipif(os.name == "nt", reason="repo2docker needs Linux or macOS")
 def test_binder_accepts_the_repository():
-    bin_folder = os.path.dirname(sys.executable)
-    repo2docker = shutil.which("jupyter-repo2docker", path=bin_folder)
-    done = run(repo2docker, "--no-build", "--debug", ROOT)
+    program = shutil.which("jupyter-repo2docker", path=os.path.dirname(sys.executable))
+    done = run(program, "--no-build", "--debug", ROOT)
     assert done.returncode == 0, done.stdout
     assert "Building conda environment for python=3.13" in done.stdout
     # The repository is there before the environment that refers to its lock.
@@ -182,11 +179,7 @@ def copies(slug):
 def test_address_stands_in_one_setting(config):
     """Badges and first cells repeat it; `make repository` changes all."""
     url = config["repository"]["url"]
-    notebooks = {
-        f"content/{source.stem}{suffix}"
-        for source in SOURCES
-        for suffix in (".md", ".ipynb")
-    }
+    notebooks = {f"content/{s.stem}{end}" for s in SOURCES for end in (".md", ".ipynb")}
     others = {"CITATION.cff", "README.md", "content/index.md"}
     slug = url.removeprefix("https://github.com/")
     assert set(copies(slug)) == notebooks | others
@@ -323,8 +316,7 @@ def test_file_is_valid(schema, files):
 def test_workflows_are_thin_and_harmless(path):
     text = path.read_text(encoding="utf-8")
     workflow = yaml.safe_load(text)
-    assert "secrets." not in text
-    assert "pull_request_target" not in text
+    assert "secrets." not in text and "pull_request_target" not in text
     assert workflow["permissions"] == {"contents": "read"}
     for name, job in workflow["jobs"].items():
         assert job["timeout-minutes"] <= 120
@@ -336,8 +328,7 @@ def test_workflows_are_thin_and_harmless(path):
                 assert step["with"]["persist-credentials"] is False
             if "run" in step:
                 command, target, *_ = step["run"].split()
-                assert command == "make"
-                assert target in TARGETS
+                assert command == "make" and target in TARGETS
 
 
 def test_workflows_cover_the_systems_and_pythons_we_promise():

@@ -5,19 +5,15 @@ from collections import Counter
 from functools import cache
 
 import jupytext
-import yaml
 
-from conftest import CONTENT, ROOT, SOURCES, every_notebook
+from conftest import CONTENT, SOURCES, every_notebook
+from test_book import CHAPTERS
 
 # They are called from other programs, so they say more about themselves.
 ENTRY_POINTS = {"train", "play_games", "evaluate", "load_model", "save_model"}
 ENTRY_POINTS |= {"open_checkpoints"}
 # Its functions prepare the other notebooks, so it comes before them.
-ORDER = ["set_up"] + [
-    chapter["file"].replace("-", "_")
-    for part in yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))["parts"]
-    for chapter in part["chapters"]
-]
+ORDER = ["set_up", *(chapter.replace("-", "_") for chapter in CHAPTERS)]
 # Checkpoints are explained apart, and used by the chapters from here on.
 ORDER.insert(ORDER.index("train_to_win") + 1, "keep_a_training_safe")
 

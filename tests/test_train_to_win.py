@@ -77,8 +77,7 @@ def test_anneal_lowers_two_settings():
 @pytest.mark.parametrize(
     "call",
     [
-        *(partial(make_games, n) for n in (0, 1, np.nan)),
-        partial(make_games, 2, sticky=np.nan),
+        *(partial(make_games, *a) for a in ((0,), (1,), (np.nan,), (2, 2, np.nan))),
         *(partial(ttw.reset, [], seed) for seed in (-1, 2**31, 1.5)),
         lambda: ttw.evaluate(None, 0),
         lambda: ttw.choose_actions(np.full((1, 3), np.nan)),
@@ -113,9 +112,8 @@ def test_finish_games_adds_up_each_game():
 
 
 def test_same_seed_gives_the_same_training(games, capsys):
-    start, results = small_agent(20), []
-    for seed in (3, 3, 4):
-        results.append(ttw.train(games, ttw.new_run(start, seed), seed, TINY))
+    start = small_agent(20)
+    results = [ttw.train(games, ttw.new_run(start, n), n, TINY) for n in (3, 3, 4)]
     assert_equal(start, small_agent(20))
     (run, history), (again, _), (other, _) = results
     assert_equal(run.agent, again.agent)

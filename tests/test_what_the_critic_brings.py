@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 from numpy.testing import assert_equal
 
+from conftest import says
 from pong.ppo_in_numpy import new_agent
 from pong.set_up import facts, recorded
 from pong.train_to_win import PLAIN, SETTINGS, new_run
 from pong.what_helped import compare, paired_interval, unpaired_interval
 from pong.what_the_critic_brings import Average
+
+PAGE = "what-the-critic-brings"
 
 
 def test_the_average_follows_the_weights():
@@ -47,24 +50,34 @@ def test_what_the_page_says_of_pairs():
     found = [e for t in looks for e in compare(t, np.random.default_rng(0))["effect"]]
     effects = ["more", "not known", "not known", "less", "less", "more", "not known"]
     less = [sum(t[0.99] < t[1.0]) for t in (early, later)]
-    assert (found, *later.mean().round(2), less) == (effects, 0.73, 0.73, [5, 4])
+    assert (found, less) == (effects, [5, 4])
+    assert abs(later.mean().diff().iloc[1]) < 0.005  # "with a discount and without"
+    says(PAGE, "win {:.0f} % of their points by then", 100 * later[1.0].mean())
     n = tables[3].eval("n = won + lost").pivot_table("n", "seed", "agent", "sum")
     lengths = (253_952 / n[removed.columns[1::-1]]).dropna().to_numpy().T
     slower = paired_interval(*lengths, np.random.default_rng(0))
-    assert np.round(slower).tolist() == [22, 18, 26]  # with a discount: What helped
+    longer = "a point takes {:.0f} decisions longer ({:.0f} to {:.0f}, twenty pairs)"
+    says("what-helped", longer, *slower)
     sixteen = np.vstack([early, looks[1]]).T[::-1]
     interval = paired_interval(*sixteen, np.random.default_rng(0))
-    assert np.round(interval, 2).tolist() == [0.06, -0.02, 0.14]
+    says(PAGE, "on average {:.2f} more, from {:+.2f} to {:+.2f}", *interval)
     plain, critic = (shares[name].dropna() for name in ends.columns[:2])
     assert [plain.size, *map(len, (fresh, removed))] == [20, 10, 20]
     thirty = critic[critic.index > 50]
     assert thirty.size == 30
-    assert np.round([thirty.mean(), plain.mean()], 2).tolist() == [0.47, 0.35]
-    _, *interval = unpaired_interval(thirty, plain, np.random.default_rng(0))
-    assert np.round(interval, 2).tolist() == [0.07, 0.18]
+    more = unpaired_interval(thirty, plain, np.random.default_rng(0))
+    says(PAGE, "win {:.0f} %, {:.2f} more than", 100 * thirty.mean(), more[0])
+    says(PAGE, "more than the plain ones ({:.2f} to {:.2f})", *more[1:])
     gains = ends["with the critic"] - ends["the plain agent"]
-    means = [*ends.mean()[:2].round(2), *fresh.mean()[::4].round(2)]
-    assert [sum(gains > 0.09), sum(gains < 0), *means] == [7, 3, 0.37, 0.48, 0.46, 0.39]
+    assert [sum(gains > 0.09), sum(gains < 0)] == [7, 3]
+    shown, (now, *_, as_plain) = ends.mean(), fresh.mean()
+    assert 1 / 3 < shown.iloc[0] < 0.4  # "just over a third"
+    hardly = "win {:.0f} % of their points, hardly fewer than the {:.0f} %"
+    says(PAGE, hardly, 100 * now, 100 * shown.iloc[1])
+    others = "win {:.0f} %, and plain ones, with twenty other seeds, {:.0f} %"
+    says(PAGE, others, 100 * as_plain, 100 * plain.mean())
+    kept = removed.mean()[["no clipping", "1 epoch"]] / removed.iloc[:4, 0].mean()
+    assert [*kept.round(1)] == [0.2, 0.7]  # "a fifth as much, and ... seven tenths"
 
 
 def test_what_the_page_says_of_whole_trainings():
@@ -79,10 +92,12 @@ def test_what_the_page_says_of_whole_trainings():
     assert 1e6 < even[0].max() and even[1].max() < 5e5 and [*map(len, good)] == [4, 5]
     assert sum(even[1] < even[0] - 1e5) == 3 and ways(even[1] - even[0]) == 6
     sooner, low, _ = paired_interval(*even[::-1], np.random.default_rng(0))
-    assert np.round([sooner, low], -4).tolist() == [-350_000, -640_000]
-    assert [round(sorted([*t, 9e6])[2], -5) for t in good] == [19e5, 18e5]
+    says(PAGE, "even game {:,.0f} decisions sooner on average", round(-sooner, -4))
+    says(PAGE, "from about 50,000 to {:,.0f}, is too short", round(-low, -4))
+    middle = [sorted([*t, 9e6])[2] / 1e6 for t in good]  # one never gets there
     ends = [t.groupby("seed")["mean_return"].last() for t in (old, new)]
-    assert (ends[1] - ends[0]).mean().round() == 2 and ends[0].min() == 10.46
+    assert (ends[1] - ends[0]).mean().round() == 2
+    says(PAGE, "one plain agent is left behind at {:+.1f}", ends[0].min())
     highest = [t.groupby("seed")["mean_return"].max() for t in (old, new)]
     assert [sum(t >= 18) for t in highest] == [0, 2]
     assert recorded("critic-games")["return"].min() > 0
@@ -90,13 +105,21 @@ def test_what_the_page_says_of_whole_trainings():
     runs = [ten[ten["mean_return"] >= n].groupby("seed") for n in (0, 15, 18)]
     first = [run["decisions"].min().sort_values() / 1e6 for run in runs]
     assert [*map(len, first)] == [10, 10, 6]
-    levels = *first[0].iloc[[0, -1]], first[1].median()
-    assert np.round(levels, 1).tolist() == [0.3, 0.5, 1.7]
-    assert np.round(first[1].iloc[[0, 1, -1]], 1).tolist() == [1.0, 1.3, 2.1]
-    assert ten.groupby("seed")["mean_return"].last().min().round(1) == 16.8
+    says(PAGE, "after {:.1f} million decisions (of all ten, after", middle[1])
+    says(PAGE, "ten, after {:.1f}), and without", first[1].median())
+    says(PAGE, "and without the critic after {:.1f}", middle[0])
+    even, good = (run.iloc[[0, -1]] for run in first[:2])
+    says(PAGE, "an even game after {:.1f} to {:.1f} million decisions", *even)
+    says(PAGE, "All ten reach +15, after {:.1f} to {:.1f} million", *good)
+    says("what-helped", "{:.1f} to {:.1f} million to reach 0", *even)
+    says("what-helped", "{:.1f} to {:.1f} million to reach +15", *good)
+    nine = "nine only with shorter ones, after {:.1f} to {:.1f} million"
+    says(PAGE, nine, *first[1].iloc[[1, -1]])
+    lowest = ten.groupby("seed")["mean_return"].last().min()
+    says(PAGE, "none ends below {:+.1f}", lowest)
     speeds = recorded("critic-speed")["decisions_per_second"].to_numpy()
-    ratios = np.round(speeds[::2] / speeds[1::2], 2)
-    assert (ratios.min(), ratios.max()) == (0.91, 0.94)
+    ratios = 100 * speeds[::2] / speeds[1::2]
+    says(PAGE, "made {:.0f} to {:.0f} % of the decisions", ratios.min(), ratios.max())
 
 
 def test_what_the_page_says_of_new_games():

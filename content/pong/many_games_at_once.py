@@ -12,10 +12,8 @@ from scipy import sparse
 
 def make_games(n_games, n_groups=2, sticky=0.25):
     """Return groups of games of Pong, each with an engine of its own."""
-    if n_games < 1 or n_games % n_groups:
-        raise ValueError(f"n_games: expected {n_groups} or a multiple of it")
-    if not 0 <= sticky <= 1:
-        raise ValueError("sticky: expected a probability, from 0 to 1")
+    if n_games < 1 or n_games % n_groups or not 0 <= sticky <= 1:
+        raise ValueError(f"n_games: expected {n_groups} * n; sticky: 0 to 1")
     return [
         AtariVectorEnv(
             "pong",
