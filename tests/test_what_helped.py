@@ -11,10 +11,13 @@ from ale_py.vector_env import AtariVectorEnv
 import pong.what_helped as helped
 import recording  # scripts/recording.py
 import what_helped as script
+from conftest import says
 from pong.many_games_at_once import close, forward, initialize_model, make_games
 from pong.ppo_in_numpy import new_agent
 from pong.set_up import recorded
 from pong.train_to_win import PLAIN, SETTINGS, bootstrap_interval, new_run, training
+
+PAGE = "what-helped"
 
 
 def test_each_variant_takes_away_what_it_says():
@@ -210,6 +213,27 @@ def test_what_the_page_says_of_a_lucky_baseline(ends):
     pairs = table.sub(table["as it is"], axis=0)
     for name in [between, *effects.index[effects["seeds"] == 2]]:
         assert (pairs[name].dropna() < 0).all()
+
+
+def test_what_the_page_says_of_sticky_actions():
+    firsts, easier = [], recorded("not-sticky")
+    for runs in (easier, recorded("reference-runs")):
+        runs = [runs[runs["mean_return"] >= n].groupby("seed") for n in (0, 15, 18)]
+        firsts.append([run["decisions"].min() / 1e6 for run in runs])
+    medians = [first.median() for first in firsts[0]]
+    here = "0 after {:.2f} million decisions, +15 after {:.2f}, and +18 after {:.2f}"
+    says(PAGE, here, *medians)
+    cells = [x for first in firsts[0] for x in (first.min(), first.max())]
+    says(PAGE, " | no |" + 3 * " {:.2f}–{:.2f} |", *cells)
+    assert [len(first) for many in firsts for first in many] == [5, 5, 5, 5, 5, 2]
+    assert easier.groupby("seed")["mean_return"].last().min() > 19
+    assert (
+        all(first.idxmax() == 4 for first in firsts[0]) and firsts[1][0].idxmax() == 4
+    )
+    longer = [b.median() / a.median() for a, b in zip(*firsts)]
+    says(
+        PAGE, "take {:.1f} times as long to 0, but {:.1f} times as long to +15", *longer
+    )
 
 
 def test_what_the_page_says_of_other_agents():
