@@ -72,10 +72,8 @@ def write(path, text):
 
 
 def save_facts(name, **facts):
-    """Write down beside a recorded file what it was made with, and how long."""
-    began, CLOCK[0] = CLOCK[0], time.monotonic()
-    made = {"made with": made_with(), "hours": hours(CLOCK[0] - began)}
-    text = json.dumps(made | facts, indent=1)
+    """Write down beside a recorded file what it was made with."""
+    text = json.dumps({"made with": made_with(), **facts}, indent=1)
     write(DATA / f"{name}.json", text + "\n")
 
 
@@ -85,10 +83,11 @@ def hours(seconds):
 
 
 def save_table(name, rows, **facts):
-    """Write a recorded table, and what it was made with."""
+    """Write a recorded table, what it was made with, and how long that took."""
+    began, CLOCK[0] = CLOCK[0], time.monotonic()
     table = pd.DataFrame(rows)
     write(DATA / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    save_facts(name, **facts)
+    save_facts(name, **{"hours": hours(CLOCK[0] - began)} | facts)
 
 
 def begin(code):
