@@ -110,10 +110,10 @@ def test_wheel_holds_the_package_and_its_data(tmp_path):
 # What a page sets side by side.
 TOGETHER = [
     ("ablations", "critic-pairs", "critic-parts", "critic-average"),
-    ("erasing", "variants"),
+    ("erasing", "variants", "points", "openings"),
     ("reference-runs", "gauges", "plain-runs", "critic-games", "critic-speed"),
     ("reference-runs", "more-runs"),
-    ("evaluation", "ages", "rallies"),
+    ("evaluation", "ages", "rallies", "openings"),
     ("critic-ablations", "critic-discount"),
 ]
 
