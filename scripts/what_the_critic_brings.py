@@ -146,7 +146,7 @@ def run_of(seed):
 
 
 def without_minutes(seed, history):
-    """Return the rows of a training that had not the computer for itself."""
+    """Return the rows of a training that shared the computer with others."""
     rows = pd.DataFrame(table(seed, history)).drop(columns="seconds")
     return rows.to_dict("records")
 

@@ -91,10 +91,9 @@ def test_games_are_those_of_the_standard_environment():
     assert not many.drift(games[0], [0] * 5).any()
     up_and_down = many.drift(games[0], [2, 3] * 5)
     assert np.ptp(up_and_down, axis=1).max() > 4  # each game sticks elsewhere
-    (calm,) = many.make_games(4, n_groups=1, sticky=0.0)
-    many.reset([calm], seed=6)
-    assert not np.ptp(many.drift(calm, [2, 3] * 5), axis=1).any()  # here, none does
-    many.close([*games, calm])
+    many.reset(calm := many.make_games(4, n_groups=1, sticky=0.0), seed=6)
+    assert not np.ptp(many.drift(calm[0], [2, 3] * 5), axis=1).any()  # here, none does
+    many.close(games + calm)
 
 
 def test_after_a_game_the_emulator_ignores_one_action():

@@ -138,9 +138,8 @@ def test_free_memory_knows_the_limits_of_a_container(tmp_path):
 
 
 def test_a_slow_start_is_tried_again(tmp_path, monkeypatch):
-    init = Mock(side_effect=OSError("slow"))
     monkeypatch.setenv("PYTHONPATH", "before")
-    monkeypatch.setattr(scale_out.ray, "init", init)
+    monkeypatch.setattr("ray.init", init := Mock(side_effect=OSError("slow")))
     with pytest.raises(OSError, match="slow"):
         scale_out.start_ray(tmp_path, 1, 1e8)
     assert len({call.kwargs["_temp_dir"] for call in init.call_args_list}) == 5

@@ -117,8 +117,7 @@ def test_what_is_recorded_is_not_done_twice(monkeypatch, tmp_path):
     monkeypatch.setattr(recording, "BUILD", tmp_path)
     for job in (1, 2, 1):
         part = recording.part_of("table", job)
-        rows, seconds = recording.rows_of(work, job, part)
-        assert rows == [{"job": job}] and 0 <= seconds < 60
+        assert recording.rows_of(work, job, part)[0] == [{"job": job}]
     assert [call.args for call in work.call_args_list] == [(1,), (2,)]
     monkeypatch.setattr(recording, "CODE", "other")
     assert not recording.part_of("table", 1).exists()  # other code begins anew
@@ -220,19 +219,16 @@ def test_what_the_page_says_of_sticky_actions():
     for runs in (easier, recorded("reference-runs")):
         runs = [runs[runs["mean_return"] >= n].groupby("seed") for n in (0, 15, 18)]
         firsts.append([run["decisions"].min() / 1e6 for run in runs])
-    medians = [first.median() for first in firsts[0]]
     here = "0 after {:.2f} million decisions, +15 after {:.2f}, and +18 after {:.2f}"
-    says(PAGE, here, *medians)
+    says(PAGE, here, *(first.median() for first in firsts[0]))
     cells = [x for first in firsts[0] for x in (first.min(), first.max())]
     says(PAGE, " | no |" + 3 * " {:.2f}–{:.2f} |", *cells)
     assert [len(first) for many in firsts for first in many] == [5, 5, 5, 5, 5, 2]
     assert easier.groupby("seed")["mean_return"].last().min() > 19
-    assert (
-        all(first.idxmax() == 4 for first in firsts[0]) and firsts[1][0].idxmax() == 4
-    )
-    longer = [b.median() / a.median() for a, b in zip(*firsts)]
+    assert [first[0].idxmax() for first in firsts] == [4, 4]
+    longer = [x for a, b in zip(*firsts) for x in ((b / a).min(), (b / a).max())]
     says(
-        PAGE, "take {:.1f} times as long to 0, but {:.1f} times as long to +15", *longer
+        PAGE, "{:.1f} to {:.1f} times as long to 0, but {:.1f} to {:.1f} times", *longer
     )
 
 
@@ -248,6 +244,5 @@ def test_what_the_page_says_of_other_agents():
     decisions = table.groupby("agent", sort=False)["decisions"].median()
     ours, *networks, first_chapter = decisions
     for n in networks:
-        assert 11_000 < n / 10 < 13_000 and 1_000_000 / (n / 10) > 75  # minutes
-        assert 9.5 < ours / n < 11.5
+        assert 11_000 < n / 10 < 13_000 and 9.5 < ours / n < 11.5
     assert first_chapter / min(networks) == pytest.approx(4, abs=0.2)

@@ -62,12 +62,11 @@ def test_what_the_page_says_of_pairs():
     interval = paired_interval(*sixteen, np.random.default_rng(0))
     says(PAGE, "on average {:.2f} more, from {:+.2f} to {:+.2f}", *interval)
     plain, critic = (shares[name].dropna() for name in ends.columns[:2])
-    assert [plain.size, *map(len, (fresh, removed))] == [20, 10, 20]
     thirty = critic[critic.index > 50]
-    assert thirty.size == 30
+    assert [*map(len, (plain, thirty, fresh, removed))] == [20, 30, 10, 20]
     more = unpaired_interval(thirty, plain, np.random.default_rng(0))
-    says(PAGE, "win {:.0f} %, {:.2f} more than", 100 * thirty.mean(), more[0])
-    says(PAGE, "more than the plain ones ({:.2f} to {:.2f})", *more[1:])
+    here = "win {:.0f} %, {:.2f} more than the plain ones ({:.2f} to {:.2f})"
+    says(PAGE, here, 100 * thirty.mean(), *more)
     gains = ends["with the critic"] - ends["the plain agent"]
     assert [sum(gains > 0.09), sum(gains < 0)] == [7, 3]
     shown, (now, *_, as_plain) = ends.mean(), fresh.mean()
@@ -95,8 +94,14 @@ def test_what_the_page_says_of_whole_trainings():
     says(PAGE, "even game {:,.0f} decisions sooner on average", round(-sooner, -4))
     says(PAGE, "from about 50,000 to {:,.0f}, is too short", round(-low, -4))
     middle = [sorted([*t, 9e6])[2] / 1e6 for t in good]  # one never gets there
+    here = "passed zero after {:.0f}, {:.0f}, {:.0f}, and {:.0f} thousand decisions"
+    says(PAGE, here, *(even[1].loc[:4] / 1000))
+    says(
+        PAGE, "+15 after {:.1f}, {:.1f}, {:.1f}, and {:.1f} m", *(good[1].loc[:4] / 1e6)
+    )
     ends = [t.groupby("seed")["mean_return"].last() for t in (old, new)]
     assert (ends[1] - ends[0]).mean().round() == 2
+    says(PAGE, "first three ended at {:+.1f}, {:+.1f}, and {:+.1f}", *ends[1].loc[:3])
     says(PAGE, "one plain agent is left behind at {:+.1f}", ends[0].min())
     highest = [t.groupby("seed")["mean_return"].max() for t in (old, new)]
     assert [sum(t >= 18) for t in highest] == [0, 2]
@@ -115,8 +120,9 @@ def test_what_the_page_says_of_whole_trainings():
     says("what-helped", "{:.1f} to {:.1f} million to reach +15", *good)
     nine = "nine only with shorter ones, after {:.1f} to {:.1f} million"
     says(PAGE, nine, *first[1].iloc[[1, -1]])
-    lowest = ten.groupby("seed")["mean_return"].last().min()
-    says(PAGE, "none ends below {:+.1f}", lowest)
+    says(
+        PAGE, "none ends below {:+.1f}", min(ten.groupby("seed")["mean_return"].last())
+    )
     speeds = recorded("critic-speed")["decisions_per_second"].to_numpy()
     ratios = 100 * speeds[::2] / speeds[1::2]
     says(PAGE, "made {:.0f} to {:.0f} % of the decisions", ratios.min(), ratios.max())
@@ -138,6 +144,11 @@ def test_what_the_page_says_of_new_games():
     assert [ways(np.diff(part)[:, 0]) for _, part in seeds] == [6, 6]
     assert np.round(means[:, 1] - means[:, 0]).tolist() == [8, 8]
     drawn, greedy = (looks.T.xs(way, level=1) for way in ("drawn", "greedy"))
+    gain = (looks.loc[1_200_128] - looks.loc[602_112])["with the critic"]
+    gain = gain.groupby("actions").mean()  # drawn, greedy
+    says(
+        PAGE, "gain {:.1f} points on average with drawn actions and {:.1f} with", *gain
+    )
     drawing = (greedy - drawn).groupby("agent").mean().round().to_numpy()
     assert drawing[[1, 1, 0], [1, -1, -1]].tolist() == [4, 0, 3]
     runs = recorded("reference-runs")
