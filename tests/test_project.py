@@ -109,7 +109,6 @@ def test_wheel_holds_the_package_and_its_data(tmp_path):
 
 # What a page sets side by side.
 TOGETHER = [
-    ("ablations", "critic-pairs", "critic-parts", "critic-average"),
     ("erasing", "variants", "points", "openings"),
     ("reference-runs", "gauges", "plain-runs", "critic-games", "critic-speed"),
     ("reference-runs", "more-runs"),
