@@ -70,7 +70,7 @@ def test_what_the_page_says_of_pairs():
     level = np.sort(gains, axis=0)[0, :2]
     assert level[0] < -0.2 and -0.01 < level[1]  # "far behind", "level"
     assert abs(np.diff(pairs.mean())[1]) < 0.005  # "the same"
-    says(PAGE, "seeds, it wins {:.0f} % of its points", 100 * parts.mean().iloc[0])
+    says(PAGE, "settings, which wins {:.0f} % of its p", 100 * parts.mean().iloc[0])
     says(PAGE, "without them win {:.2f} less", -settings["difference"].iloc[-1])
     kept = removed.mean()[["no clipping", "1 epoch"]] / removed.iloc[:4, 0].mean()
     assert [*kept.round(1)] == [0.2, 0.7]  # "a fifth as much, and ... seven tenths"
