@@ -64,9 +64,11 @@ def test_what_the_page_says_of_pairs():
     here += "settings {:.0f} %. With the critic *alone*, and nothing else changed, "
     here += "they win {:.0f} %, too"
     says(PAGE, here, *(100 * pairs.mean()[:3]))
-    says(PAGE, "(by {:.2f} to {:.2f} of the points)", *table.loc[1, ["low", "high"]])
+    says(PAGE, "(by {:.2f} to {:.2f} of the points", *table.loc[1, ["low", "high"]])
     gains = pairs.iloc[:, 1:].sub(pairs["the plain agent"], axis=0)
     assert (gains > 0).sum().tolist() == [9, 9, 0]
+    says(PAGE, "those agents win {:.0f} %", 100 * pairs.mean().iloc[3])
+    assert gains.idxmin().iloc[:2].nunique() == 1  # "the same seed"
     level = np.sort(gains, axis=0)[0, :2]
     assert level[0] < -0.2 and -0.01 < level[1]  # "far behind", "level"
     assert abs(np.diff(pairs.mean())[1]) < 0.005  # "the same"
@@ -93,9 +95,8 @@ def test_what_the_page_says_of_whole_trainings():
     middle = [sorted([*t, 9e6])[2] / 1e6 for t in good]  # one never gets there
     here = "passed zero after {:.0f}, {:.0f}, {:.0f}, and {:.0f} thousand decisions"
     says(PAGE, here, *(even[1].loc[:4] / 1000))
-    says(
-        PAGE, "+15 after {:.1f}, {:.1f}, {:.1f}, and {:.1f} m", *(good[1].loc[:4] / 1e6)
-    )
+    four = good[1].loc[:4] / 1e6
+    says(PAGE, "+15 after {:.1f}, {:.1f}, {:.1f}, and {:.1f} m", *four)
     ends = [t.groupby("seed")["mean_return"].last() for t in (old, new)]
     assert (ends[1] - ends[0]).mean().round() == 2
     says(PAGE, "first three ended at {:+.1f}, {:+.1f}, and {:+.1f}", *ends[1].loc[:3])
@@ -121,9 +122,8 @@ def test_what_the_page_says_of_whole_trainings():
     says("what-helped", "{:.1f} to {:.1f} million to reach +15", *good)
     nine = "nine only with shorter ones, after {:.1f} to {:.1f} million"
     says(PAGE, nine, *first[1].iloc[[1, -1]])
-    says(
-        PAGE, "none ends below {:+.1f}", min(ten.groupby("seed")["mean_return"].last())
-    )
+    lowest = ten.groupby("seed")["mean_return"].last().min()
+    says(PAGE, "none ends below {:+.1f}", lowest)
     speeds = recorded("critic-speed")["decisions_per_second"].to_numpy()
     ratios = 100 * speeds[::2] / speeds[1::2]
     says(PAGE, "made {:.0f} to {:.0f} % of the decisions", ratios.min(), ratios.max())
